@@ -1,0 +1,66 @@
+"""The `streampetr` command: a table from verb to function; a verb's module is imported only when it runs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": (
+        "streampetr.demo:demo",
+        "rendered drive -> bag -> ROS 2 nodes -> boxes, tracks, scores, pictures",
+    ),
+    "render": ("bag_tools.commands:render", "make drives of the rendered world, in the nuScenes format"),
+    "convert": ("bag_tools.commands:convert", "turn a nuScenes-format root into ROS 2 bags (MCAP)"),
+    "detect": ("bag_tools.commands:detect", "boxes from a bag or a nuScenes-format root"),
+    "track": ("bag_tools.commands:track", "tracks from detections"),
+    "evaluate": ("tracking.commands:evaluate", "official nuScenes detection and tracking metrics"),
+    "up": ("streampetr.commands:up", "start the perception and tracker nodes"),
+    "replay": ("streampetr.commands:replay", "publish a bag to the nodes"),
+    "record": ("streampetr.commands:record", "write the nodes' outputs to a bag"),
+    "verify": ("streampetr_core.commands:verify", "compare the network with reference vectors"),
+    "bench": ("streampetr_core.commands:bench", "measure where a frame's time goes"),
+    "doctor": ("bag_tools.commands:doctor", "say what is installed, what works and what a bag contains"),
+}
+"""verb -> ("package.module:function", one line of help). The function takes the rest of the command line."""
+
+
+def usage() -> str:
+    """The text of `streampetr --help`."""
+    width = max(map(len, VERBS))
+    rows = "\n".join(f"  {verb:<{width}}  {summary}" for verb, (_, summary) in VERBS.items())
+    return (
+        "usage: streampetr VERB [ARGUMENTS]\n\nCamera-only 3D detection and tracking for ROS 2.\n\n"
+        f"{rows}\n\nstreampetr VERB --help   tells more, with an example"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; returns the exit status: 0 well, 1 the verb's own "no", 2 wrong input, 130 interrupted."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    verb = arguments[0]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; one of {', '.join(VERBS)}"
+        print(f"streampetr: unknown verb '{verb}'{hint}", file=sys.stderr)
+        return 2
+    module_name, function_name = VERBS[verb][0].split(":")
+    from streampetr_core.errors import StreamPETRError
+
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+        return int(function(arguments[1:]) or 0)
+    except StreamPETRError as error:
+        print(f"streampetr {verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"streampetr {verb}: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
