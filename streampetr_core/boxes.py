@@ -100,8 +100,8 @@ class Boxes3D:
 
     def __getitem__(self, rows: ArrayLike | slice) -> Boxes3D:
         """The boxes that a boolean mask, index array or slice picks, in its order."""
-        index = rows if isinstance(rows, slice) else np.asarray(rows)
-        return replace(self, **{name: np.atleast_1d(getattr(self, name)[index]) for name in _COLUMNS})
+        index = rows if isinstance(rows, slice) else np.atleast_1d(np.asarray(rows))
+        return replace(self, **{name: getattr(self, name)[index] for name in _COLUMNS})
 
     def names(self) -> NDArray[np.str_]:
         """(N,) class name of every box."""
