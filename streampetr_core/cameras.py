@@ -57,12 +57,10 @@ class CameraModel:
                 raise CalibrationError(f"camera '{self.name}': {name} has shape {array.shape}, not {shape}")
             if not np.isfinite(array).all():
                 raise CalibrationError(
-                    f"camera '{self.name}': {name} contains NaN or infinity; fix the calibration or drop the camera"
+                    f"camera '{self.name}': {name} contains NaN or infinity; fix it or drop the camera"
                 )
         if self.width <= 0 or self.height <= 0:
-            raise CalibrationError(
-                f"camera '{self.name}': image size {self.width}x{self.height} is not positive"
-            )
+            raise CalibrationError(f"camera '{self.name}': image size {self.width}x{self.height} is not positive")
         if self.intrinsics[0, 0] <= 0 or self.intrinsics[1, 1] <= 0:
             focal = (float(self.intrinsics[0, 0]), float(self.intrinsics[1, 1]))
             raise CalibrationError(f"camera '{self.name}': focal lengths {focal} are not positive")

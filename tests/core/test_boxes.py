@@ -40,7 +40,7 @@ def test_picking_keeps_every_column_and_the_stamp():
 
 
 def test_first_corner_is_front_left_top():
-    box = Boxes3D(center=[[10.0, 0, 1]], size=[[4.0, 2, 1]], yaw=[np.pi / 2])
+    box = Boxes3D(np.array([[10.0, 0, 1]]), np.array([[4.0, 2, 1]]), np.array([np.pi / 2]))
     np.testing.assert_allclose(box.corners()[0, 0], [9, 2, 1.5], atol=1e-12)
 
 
