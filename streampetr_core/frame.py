@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from streampetr_core.boxes import Boxes3D
 from streampetr_core.cameras import CameraRig
 from streampetr_core.errors import StreamPETRError
+from streampetr_core.geometry import inverse
 
 
 class FrameError(StreamPETRError):
@@ -67,3 +68,11 @@ class Frame:
     def present(self) -> NDArray[np.bool_]:
         """(N,) True where the camera gave an image."""
         return np.array([image is not None for image in self.images], dtype=bool)
+
+    def camera_from_ego(self) -> NDArray[np.float64]:
+        """(N, 4, 4) from base_link at the reference instant to each optical frame at its image's own instant.
+
+        The robot moves between the two: camera <- ego at the image <- map <- ego at the reference.
+        """
+        ego_from_camera = np.stack([camera.ego_from_camera for camera in self.rig.cameras])
+        return inverse(ego_from_camera) @ inverse(self.map_from_ego_at_camera) @ self.map_from_ego
