@@ -264,21 +264,20 @@ def _camera_cell(frame: Frame, camera: int, boxes: Boxes3D, width: int, height: 
     image = frame.images[camera]
     if image is None:
         return np.full((height, width, 3), FAINT, np.uint8)
-    cell = cv2.resize(image, (2 * width, 2 * height), interpolation=cv2.INTER_AREA)
+    cell = np.asarray(cv2.resize(image, (2 * width, 2 * height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     if frame.ground_truth is not None:
         draw_on_camera(cell, frame.ground_truth, frame, camera, GROUND_TRUTH, 2)
     draw_on_camera(cell, boxes, frame, camera, width=3)
-    return cv2.resize(cell, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(cell, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def write_video(path: Path, pictures: Sequence[Path], frames_per_second: float) -> None:
-    """An MP4 (MPEG-4 part 2) of picture files of one size."""
-    writer: cv2.VideoWriter | None = None
-    for file in pictures:
-        picture = cv2.imread(str(file))
-        if writer is None:
-            size = (picture.shape[1] // 2 * 2, picture.shape[0] // 2 * 2)
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), frames_per_second, size)
-        writer.write(picture[: size[1], : size[0]])
-    if writer is not None:
+    """An MP4 (MPEG-4 part 2) of picture files (at least one) of one size."""
+    with Image.open(pictures[0]) as first:
+        width, height = first.width // 2 * 2, first.height // 2 * 2
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), frames_per_second, (width, height))
+    try:
+        for file in pictures:
+            writer.write(cv2.imread(str(file))[:height, :width])
+    finally:
         writer.release()
