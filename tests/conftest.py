@@ -8,6 +8,27 @@ from pathlib import Path
 import pytest
 
 SHARED = Path(os.environ.get("STREAMPETR_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+ROS_MISSING = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start pytest anew with the ROS 2 environment, once: tests import rclpy however pytest was called."""
+    from streampetr.environment import RosEnvironmentError, ensure_ros
+
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:
+        capture.suspend_global_capture(in_=True)  # the new process must write to the real outputs
+    try:
+        ensure_ros()
+    except RosEnvironmentError as error:
+        config.stash[ROS_MISSING] = str(error)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `ros` where ROS 2 is absent; in CI that is a failure."""
+    reason = item.config.stash.get(ROS_MISSING, "")
+    if reason and item.get_closest_marker("ros"):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 @pytest.fixture(scope="session")
