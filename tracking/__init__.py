@@ -1,1 +1,22 @@
-"""Placeholder."""
+"""Tracking of boxes over time, submission files and the official scores; knows only boxes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_LAZY = {
+    "Tracker": "tracking.tracker",
+    "TrackerConfig": "tracking.config",
+    "evaluate_detection": "tracking.evaluation",
+    "evaluate_tracking": "tracking.evaluation",
+}
+
+__all__ = ["Tracker", "TrackerConfig", "evaluate_detection", "evaluate_tracking"]  # noqa: F822
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: scipy and the devkit take their time."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'tracking' has no attribute '{name}'")
