@@ -1,0 +1,250 @@
+"""The 3D head: image tokens and memory in, class logits, boxes and the next memory out.
+
+Parameter names are those of the published checkpoints. Legend: `B` batch, `N` cameras, `T` image tokens, `P` queries
+prepended by training, `L` learned queries, `K` propagated queries, `Q` = L + K, `M` memory entries, `C` channels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from streampetr_core.model.coder import place_boxes
+from streampetr_core.model.decoder import Decoder, Transformer
+from streampetr_core.model.layers import ConditionalNorm, FeatureGate, mlp, modulate
+from streampetr_core.model.memory import Memory, empty_memory, enter_frame, fill_pseudo_points, leave_frame
+from streampetr_core.model.position_embedding import (
+    FrameGeometry,
+    PositionEncoding,
+    depth_bins,
+    ray_cone,
+    ray_features,
+    ray_points,
+)
+from streampetr_core.model.queries import age_embedding, motion_embedding, reference_embedding, rest_embedding
+from streampetr_core.model.variants import Variant
+
+
+@dataclass(frozen=True)
+class PrependedQueries:
+    """Extra queries that training puts in front (denoising).
+
+    Attributes:
+        reference: (B, P, 3) fractions of pc_range.
+        allowed: (P + Q, P + Q + M - K) bool self-attention mask, True = the row may see the column.
+    """
+
+    reference: Tensor
+    allowed: Tensor
+
+
+@dataclass(frozen=True)
+class FrameOutputs:
+    """What the network says of one frame.
+
+    Attributes:
+        logits: (layers, B, Q, classes); one layer where only the last was asked for.
+        boxes: (layers, B, Q, 10) box code, see `coder`.
+        memory: for the next frame (K + M entries, world frame); None in networks without memory.
+        memory_queries: (B, K) the queries that went into the memory, best first; None likewise. Learned queries
+            come first, then the K propagated ones: query L + i stands for memory entry i of this frame's input.
+        prepended_logits, prepended_boxes: (layers, B, P, ...) of the prepended queries, None without.
+        features: (B, N, C, H, W) image features, for the 2D head.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    memory: Memory | None
+    memory_queries: Tensor | None
+    prepended_logits: Tensor | None
+    prepended_boxes: Tensor | None
+    features: Tensor
+
+
+class Head(nn.Module):
+    """StreamPETR's head; without a memory it is PETR's."""
+
+    code_weights: Tensor
+    match_costs: Tensor
+    pc_range: Tensor
+    position_range: Tensor
+    coords_d: Tensor
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        self.variant = variant
+        dims, classes = variant.embed_dims, len(variant.class_names)
+        for name, values in (
+            ("code_weights", variant.code_weights),
+            ("match_costs", variant.code_weights),
+            ("pc_range", variant.pc_range),
+            ("position_range", variant.position_range),
+        ):
+            self.register_buffer(name, torch.tensor(values))
+        depths = depth_bins(variant.depth_start, variant.position_range[3], variant.num_depths)
+        self.register_buffer("coords_d", depths)
+        # one module under several names: the layers share their heads
+        cls_branch, reg_branch = _class_branch(dims, classes), _box_branch(dims)
+        self.cls_branches = nn.ModuleList([cls_branch] * variant.num_layers)
+        self.reg_branches = nn.ModuleList([reg_branch] * variant.num_layers)
+        self.position_encoder = mlp(3 * variant.num_depths, 4 * dims, dims)
+        self.memory_embed = mlp(dims, dims, dims)
+        self.featurized_pe = FeatureGate(dims)
+        self.spatial_alignment = ConditionalNorm(8, dims)
+        self.reference_points = nn.Embedding(variant.num_queries, 3)
+        nn.init.uniform_(self.reference_points.weight)
+        self.query_embedding = mlp(dims * 3 // 2, dims, dims)
+        if variant.temporal:
+            self.pseudo_reference_points = nn.Embedding(variant.num_propagated, 3)
+            nn.init.uniform_(self.pseudo_reference_points.weight)
+            self.pseudo_reference_points.weight.requires_grad_(False)
+            self.time_embedding = nn.Sequential(nn.Linear(dims, dims), nn.LayerNorm(dims))
+            self.ego_pose_pe = ConditionalNorm(180, dims)
+            self.ego_pose_memory = ConditionalNorm(180, dims)
+        decoder = Decoder(
+            dims, variant.num_heads, variant.feedforward_dims, variant.num_layers, variant.dropout
+        )
+        self.transformer = Transformer(decoder)
+
+    def encode_position(self, geometry: FrameGeometry, height: int, width: int) -> PositionEncoding:
+        """What the calibration says of the tokens of maps of `height` x `width`; can be kept while it stays."""
+        points = ray_points(
+            geometry.image_from_model, self.coords_d, self.position_range, height, width, self.variant.stride
+        )
+        gamma, beta = self.spatial_alignment.modulation(ray_cone(points, geometry.intrinsics))
+        return PositionEncoding(self.position_encoder(ray_features(points)), gamma, beta)
+
+    def forward(
+        self,
+        features: Tensor,
+        geometry: FrameGeometry,
+        memory: Memory | None,
+        position: PositionEncoding | None = None,
+        prepended: PrependedQueries | None = None,
+        last_only: bool = False,
+    ) -> FrameOutputs:
+        """Image features (B, N, C, H, W) and the memory of the frame before -> this frame's outputs."""
+        height, width = features.shape[-2:]
+        if position is None:
+            position = self.encode_position(geometry, height, width)
+        tokens = features.permute(0, 1, 3, 4, 2).flatten(1, 3)
+        tokens = modulate(self.memory_embed(tokens), position.gamma, position.beta)
+        token_position = self.featurized_pe(position.position, tokens)
+
+        batch = tokens.shape[0]
+        reference = self.reference_points.weight.expand(batch, -1, -1)
+        num_prepended = 0
+        if prepended is not None:
+            num_prepended = prepended.reference.shape[1]
+            reference = torch.cat((prepended.reference, reference), dim=1)
+        query_position = self._place(reference)
+        content = torch.zeros_like(query_position)
+        past = past_position = entered = None
+        if self.variant.temporal:
+            entered = self._enter(memory, geometry, tokens)
+            content, query_position, reference, past, past_position = self._align(
+                entered, content, query_position, reference
+            )
+        decoded = self.transformer.decoder(
+            content,
+            query_position,
+            tokens,
+            token_position,
+            past,
+            past_position,
+            None if prepended is None else prepended.allowed,
+            None if geometry.present is None else _token_mask(geometry.present, height * width),
+            last_only,
+        )
+        logits = self.cls_branches[0](decoded)
+        boxes = place_boxes(self.reg_branches[0](decoded), reference, self.pc_range)
+        own = slice(num_prepended, None)
+        next_memory = queries = None
+        if entered is not None:
+            after = geometry.timestamp if geometry.timestamp_after is None else geometry.timestamp_after
+            next_memory, queries = leave_frame(
+                entered,
+                decoded[-1][:, own],
+                logits[-1][:, own],
+                boxes[-1][:, own],
+                self.variant.num_propagated,
+                geometry.world_from_model,
+                after,
+            )
+        return FrameOutputs(
+            logits[:, :, own],
+            boxes[:, :, own],
+            next_memory,
+            queries,
+            logits[:, :, :num_prepended] if num_prepended else None,
+            boxes[:, :, :num_prepended] if num_prepended else None,
+            features,
+        )
+
+    def _place(self, reference: Tensor) -> Tensor:
+        return self.query_embedding(reference_embedding(reference, self.variant.embed_dims))
+
+    def _enter(self, memory: Memory | None, geometry: FrameGeometry, like: Tensor) -> Memory:
+        """The memory in this frame, filled with the pseudo points where it starts."""
+        batch, length = like.shape[0], self.variant.memory_length
+        if memory is None:
+            memory = empty_memory(batch, length, self.variant.embed_dims, like.device)
+            starts = like.new_ones(batch)
+        else:
+            memory = enter_frame(
+                memory, length, geometry.model_from_world, geometry.timestamp, geometry.continues
+            )
+            if geometry.continues is None:
+                return memory
+            starts = 1.0 - geometry.continues
+        low, high = self.pc_range[:3], self.pc_range[3:]
+        return fill_pseudo_points(memory, self.pseudo_reference_points.weight * (high - low) + low, starts)
+
+    def _align(
+        self, memory: Memory, content: Tensor, query_position: Tensor, reference: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Give queries and memory their motion and age; the first K memory entries become queries."""
+        dims, count = self.variant.embed_dims, self.variant.num_propagated
+        low, high = self.pc_range[:3], self.pc_range[3:]
+        past_reference = (memory.reference - low) / (high - low)
+        motion = motion_embedding(memory.velocity, memory.timestamp, memory.pose)
+        rest = rest_embedding(content)
+        age = self.time_embedding(age_embedding(memory.timestamp, dims))
+        no_age = self.time_embedding(age_embedding(memory.timestamp.new_zeros(1, 1, 1), dims))
+        query_position = self.ego_pose_pe(query_position, rest) + no_age
+        content = self.ego_pose_memory(content, rest)
+        past_position = self.ego_pose_pe(self._place(past_reference), motion) + age
+        past = self.ego_pose_memory(memory.embedding, motion)
+        return (
+            torch.cat((content, past[:, :count]), dim=1),
+            torch.cat((query_position, past_position[:, :count]), dim=1),
+            torch.cat((reference, past_reference[:, :count]), dim=1),
+            past[:, count:],
+            past_position[:, count:],
+        )
+
+
+def _token_mask(present: Tensor, tokens_per_camera: int) -> Tensor:
+    """(B, N) -> (B, 1, 1, T), True where a token's camera gave an image."""
+    return present.repeat_interleave(tokens_per_camera, dim=1)[:, None, None]
+
+
+def _class_branch(dims: int, classes: int) -> nn.Sequential:
+    last = nn.Linear(dims, classes)
+    nn.init.constant_(last.bias, -math.log(99.0))
+    return nn.Sequential(
+        nn.Linear(dims, dims),
+        nn.LayerNorm(dims),
+        nn.ReLU(),
+        nn.Linear(dims, dims),
+        nn.LayerNorm(dims),
+        nn.ReLU(),
+        last,
+    )
+
+
+def _box_branch(dims: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dims, dims), nn.ReLU(), nn.Linear(dims, dims), nn.ReLU(), nn.Linear(dims, 10))

@@ -1,0 +1,121 @@
+"""The temporal memory: what it holds, how it is brought into a frame and what a frame gives to it.
+
+Legend: `B` batch, `M` entries (newest first), `K` entries a frame adds, `Q` queries, `C` channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Queries of past frames. Between frames, points and poses are in the world frame, inside a frame in its model frame.
+
+    Attributes:
+        embedding: (B, M, C) decoder output.
+        reference: (B, M, 3) metres.
+        timestamp: (B, M, 1) float64 seconds: the age inside a frame, age minus the frame's time between frames.
+        pose: (B, M, 4, 4) model frame of the entry's time to the present frame (inside) or the world (between).
+        velocity: (B, M, 2) metres per second, in the axes of the frame that predicted it, on purpose.
+    """
+
+    embedding: Tensor
+    reference: Tensor
+    timestamp: Tensor
+    pose: Tensor
+    velocity: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Memory:
+        """The memory with `function` applied to every tensor."""
+        return Memory(*(function(getattr(self, f.name)) for f in fields(self)))
+
+    def __len__(self) -> int:
+        return self.embedding.shape[1]
+
+
+def empty_memory(batch: int, length: int, dims: int, device: torch.device) -> Memory:
+    """All zeros, as in training: also the poses."""
+    zeros = torch.zeros
+    return Memory(
+        zeros(batch, length, dims, device=device),
+        zeros(batch, length, 3, device=device),
+        zeros(batch, length, 1, device=device, dtype=torch.float64),
+        zeros(batch, length, 4, 4, device=device),
+        zeros(batch, length, 2, device=device),
+    )
+
+
+def enter_frame(
+    memory: Memory, length: int, model_from_world: Tensor, timestamp: Tensor, continues: Tensor | None
+) -> Memory:
+    """The first `length` entries in the present model frame, with ages; zeroed where `continues` (B,) is 0."""
+    memory = memory.map(lambda x: x[:, :length])
+    aligned = Memory(
+        memory.embedding,
+        transform_points(model_from_world, memory.reference),
+        memory.timestamp + timestamp[:, None, None],
+        model_from_world[:, None] @ memory.pose,
+        memory.velocity,
+    )
+    if continues is None:
+        return aligned
+    # where, not a product: a forgotten memory may hold anything
+    return aligned.map(lambda x: torch.where(continues.reshape(-1, *[1] * (x.dim() - 1)) > 0, x, x.new_zeros(())))
+
+
+def fill_pseudo_points(memory: Memory, points: Tensor, starts: Tensor) -> Memory:
+    """Put fixed points (K, 3) metres and identity poses into the first K entries where `starts` (B,) is 1."""
+    count = points.shape[0]
+    start = starts.to(points.dtype)[:, None, None]
+    identity = torch.eye(4, dtype=points.dtype, device=points.device)
+    reference = torch.cat((memory.reference[:, :count] + start * points, memory.reference[:, count:]), dim=1)
+    pose = torch.cat((memory.pose[:, :count] + start[..., None] * identity, memory.pose[:, count:]), dim=1)
+    return Memory(memory.embedding, reference, memory.timestamp, pose, memory.velocity)
+
+
+def leave_frame(
+    memory: Memory,
+    embedding: Tensor,
+    logits: Tensor,
+    boxes: Tensor,
+    count: int,
+    world_from_model: Tensor,
+    timestamp: Tensor,
+) -> tuple[Memory, Tensor]:
+    """The memory with the `count` best queries in front, in the world frame, detached; and their indices (B, K).
+
+    `embedding` (B, Q, C), `logits` (B, Q, classes) and `boxes` (B, Q, 10) are the last decoder layer's. The result
+    has K + M entries; the next frame drops the oldest.
+    """
+    score = logits.sigmoid().amax(dim=-1)
+    index = score.topk(count, dim=1).indices
+    chosen = boxes.gather(1, index[..., None].expand(-1, -1, boxes.shape[-1]))
+    batch = embedding.shape[0]
+    identity = torch.eye(4, dtype=memory.pose.dtype, device=memory.pose.device).expand(batch, count, 4, 4)
+    joined = Memory(
+        torch.cat((embedding.gather(1, index[..., None].expand(-1, -1, embedding.shape[-1])), memory.embedding), 1),
+        torch.cat((chosen[..., :3], memory.reference), 1),
+        torch.cat((memory.timestamp.new_zeros(batch, count, 1), memory.timestamp), 1),
+        torch.cat((identity, memory.pose), 1),
+        torch.cat((chosen[..., -2:], memory.velocity), 1),
+    ).map(Tensor.detach)
+    return (
+        Memory(
+            joined.embedding,
+            transform_points(world_from_model, joined.reference),
+            joined.timestamp - timestamp[:, None, None],
+            world_from_model[:, None] @ joined.pose,
+            joined.velocity,
+        ),
+        index,
+    )
+
+
+def transform_points(a_from_b: Tensor, points: Tensor) -> Tensor:
+    """(B, 4, 4) and (B, M, 3) -> (B, M, 3)."""
+    return points @ a_from_b[:, :3, :3].transpose(1, 2) + a_from_b[:, None, :3, 3]

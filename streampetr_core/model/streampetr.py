@@ -1,0 +1,70 @@
+"""The whole network: backbone, neck, head; one pure call a frame.
+
+Legend: `B` batch, `N` cameras, `H W` image height and width, `C` channels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from streampetr_core.model.auxiliary_head import AuxiliaryHead
+from streampetr_core.model.head import FrameOutputs, Head, PrependedQueries
+from streampetr_core.model.memory import Memory
+from streampetr_core.model.neck import CPFPN
+from streampetr_core.model.position_embedding import FrameGeometry, PositionEncoding
+from streampetr_core.model.resnet import ResNet
+from streampetr_core.model.variants import Variant
+
+
+class StreamPETR(nn.Module):
+    """Camera images and a memory in, boxes and the next memory out.
+
+    The state dict has the published names and nothing else; `img_roi_head` (2D) is run by training only.
+    """
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        self.variant = variant
+        self.img_backbone = ResNet(variant.backbone_depth, variant.backbone_width)
+        self.img_neck = CPFPN(self.img_backbone.out_channels, variant.embed_dims)
+        self.img_roi_head = (
+            AuxiliaryHead(variant.embed_dims, len(variant.class_names)) if variant.has_auxiliary_head else None
+        )
+        self.pts_bbox_head = Head(variant)
+
+    def extract_features(self, images: Tensor) -> Tensor:
+        """Normalised images (B, N, 3, H, W) -> features (B, N, C, H/16, W/16)."""
+        features = self.img_neck(self.img_backbone(images.flatten(0, 1)))
+        return features.unflatten(0, images.shape[:2])
+
+    def encode_position(self, geometry: FrameGeometry, image_size: tuple[int, int]) -> PositionEncoding:
+        """The calibration's share of the tokens for images of height, width; keep it while the calibration stays."""
+        stride = self.variant.stride
+        return self.pts_bbox_head.encode_position(geometry, image_size[0] // stride, image_size[1] // stride)
+
+    def forward_frame(
+        self,
+        images: Tensor,
+        geometry: FrameGeometry,
+        memory: Memory | None,
+        *,
+        position: PositionEncoding | None = None,
+        prepended: PrependedQueries | None = None,
+        last_only: bool = False,
+    ) -> FrameOutputs:
+        """One frame; pure: nothing is kept in the module.
+
+        Args:
+            images: (B, N, 3, H, W) normalised.
+            geometry: where the cameras look and where the memory is.
+            memory: of the frame before; None at the start of a drive.
+            position: what `encode_position` gave for this calibration; computed where None.
+            prepended: denoising queries of training.
+            last_only: skip the heads of all decoder layers but the last.
+        """
+        features = self.extract_features(images)
+        return self.pts_bbox_head(features, geometry, memory, position, prepended, last_only)
+
+    def forward(self, images: Tensor, geometry: FrameGeometry, memory: Memory | None) -> FrameOutputs:
+        """`forward_frame` under the name that wrappers such as DDP call."""
+        return self.forward_frame(images, geometry, memory)

@@ -1,0 +1,107 @@
+"""Every network of the family as one frozen value; a variant is another one with the fields replaced that differ."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+
+from streampetr_core.boxes import NUSCENES_CLASSES
+from streampetr_core.errors import StreamPETRError
+
+
+class UnknownVariantError(StreamPETRError):
+    """A model name that this program does not know."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a network is made of.
+
+    Attributes:
+        name: as in `build_model(name)`.
+        input_size: height and width of the network's images, pixels; multiples of 32.
+        backbone_depth: 18 or 50, a ResNet; `backbone_width` is the number of channels after its stem (64 = standard).
+        embed_dims, num_heads, num_layers, feedforward_dims: of the transformer decoder.
+        num_queries: learned queries.
+        num_propagated: queries taken over from the memory; also how many a frame gives to it (top-k). 0 = no memory.
+        memory_length: entries kept from frame to frame.
+        dropout: in training.
+        class_names: of the 3D head, in order.
+        pc_range: x, y, z minimum and maximum in metres, model frame: where boxes can be.
+        position_range: likewise, for the position embedding and for keeping decoded boxes.
+        depth_start, num_depths: of the points along the ray of an image cell.
+        stride: image pixels an image cell.
+        code_weights: of the ten box numbers in the loss.
+        has_auxiliary_head: with the 2D head, which only training runs.
+        max_boxes: decoded a frame.
+    """
+
+    name: str
+    input_size: tuple[int, int] = (256, 704)
+    backbone_depth: int = 50
+    backbone_width: int = 64
+    embed_dims: int = 256
+    num_heads: int = 8
+    num_layers: int = 6
+    feedforward_dims: int = 2048
+    num_queries: int = 300
+    num_propagated: int = 128
+    memory_length: int = 512
+    dropout: float = 0.1
+    class_names: tuple[str, ...] = NUSCENES_CLASSES
+    pc_range: tuple[float, ...] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
+    position_range: tuple[float, ...] = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
+    depth_start: float = 1.0
+    num_depths: int = 64
+    stride: int = 16
+    code_weights: tuple[float, ...] = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    has_auxiliary_head: bool = True
+    max_boxes: int = 300
+
+    @property
+    def temporal(self) -> bool:
+        """True where the network carries a memory from frame to frame."""
+        return self.num_propagated > 0
+
+
+R50_704_428Q = Variant("r50_704_428q")
+R50_704_900Q = replace(R50_704_428Q, name="r50_704_900q", num_queries=644, num_propagated=256, memory_length=1024)
+PETR_R50_704 = replace(
+    R50_704_428Q,
+    name="petr_r50_704",
+    num_queries=900,
+    num_propagated=0,
+    memory_length=0,
+    code_weights=(1.0,) * 8 + (0.2, 0.2),
+    has_auxiliary_head=False,
+)
+TINY = replace(
+    R50_704_428Q,
+    name="tiny",
+    input_size=(160, 416),
+    backbone_depth=18,
+    backbone_width=32,
+    embed_dims=128,
+    num_heads=4,
+    num_layers=3,
+    feedforward_dims=512,
+    num_queries=200,
+    num_propagated=100,
+    memory_length=300,
+    max_boxes=200,
+)
+
+VARIANTS: dict[str, Variant] = {v.name: v for v in (R50_704_428Q, R50_704_900Q, PETR_R50_704, TINY)}
+
+
+def variant(name: str) -> Variant:
+    """The variant of that name.
+
+    Raises:
+        UnknownVariantError: with the nearest known name.
+    """
+    if name in VARIANTS:
+        return VARIANTS[name]
+    near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise UnknownVariantError(f"unknown model '{name}'; {hint}known: {', '.join(VARIANTS)}")
