@@ -152,7 +152,7 @@ def write_texts(picture: Picture, texts: Sequence[tuple[tuple[float, float], str
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas)
     for position, text, color in texts:
-        draw.text(position, text, fill=color, font=_font(size))
+        draw.text(position, text, fill=color, font=_font(size), stroke_width=1, stroke_fill=BACKGROUND)
     picture[:] = np.asarray(canvas)
 
 
@@ -172,7 +172,8 @@ def view_from_above(
 
     def to_pixels(points: NDArray[np.float64]) -> NDArray[np.int32]:
         flipped = np.stack([-points[..., 1], -points[..., 0]], axis=-1)
-        return np.round(np.clip(flipped * scale + side / 2, -1e4, 1e4) * 16).astype(np.int32)
+        pixels = np.round(np.clip(flipped * scale + side / 2, -1e4, 1e4) * 16)
+        return np.ascontiguousarray(pixels, dtype=np.int32)
 
     middle = side // 2
     for radius in range(10, int(style.range_m) + 1, 10):
