@@ -69,7 +69,7 @@ def typestore() -> Typestore:
 
 
 def new_message(type_name: str) -> Any:
-    """A message of rosbags' class for `type_name` with zeros, empty strings and empty lists, as rclpy makes them."""
+    """A message of rosbags' class for `type_name` with zeros, empty strings and empty lists, as in rclpy."""
     store = typestore()
     values = {name: _default(kind) for name, kind in store.fielddefs[type_name][1]}
     return store.types[type_name](**values)

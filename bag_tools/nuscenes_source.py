@@ -44,7 +44,7 @@ class Sample:
 class NuScenesSource:
     """Key frames of a nuScenes-format root, scene after scene, each in time order.
 
-    Iterating yields `Frame`; images are decoded one frame at a time. `samples` lists the key frames without decoding.
+    Iterating yields `Frame`; images are decoded one frame at a time. `samples` lists them undecoded.
     The reference instant is the sample's (lidar) stamp; `map_from_ego` is the ego pose of the LIDAR_TOP record.
     Absent and corrupt images are None, the latter with a warning in the frame.
 
@@ -181,8 +181,8 @@ class NuScenesSource:
         data = self.tables.sample_data(row)
         if LIDAR not in data:
             raise NuScenesError(
-                f"{self.root}: sample {row['token']} has no {LIDAR} record in sample_data.json; its ego pose gives "
-                "the reference instant (the record is needed, its point cloud is not)"
+                f"{self.root}: sample {row['token']} has no {LIDAR} record in sample_data.json; its ego pose "
+                "gives the reference instant (the record is needed, its point cloud is not)"
             )
         return data[LIDAR]
 
@@ -202,8 +202,14 @@ class NuScenesSource:
     @lru_cache(maxsize=64)  # noqa: B019
     def _rig(self, names: tuple[str, ...], sensors: tuple[tuple[str, int, int], ...], lidar: str) -> CameraRig:
         """Keyed by calibration, so that equal rigs are one object."""
-        cameras = []
-        for name, (token, width, height) in zip(names, sensors, strict=True):
-            ego_from_camera, intrinsics = self.tables.calibration(token)
-            cameras.append(CameraModel(name, width, height, np.array(intrinsics), ego_from_camera))
-        return CameraRig(tuple(cameras), self.tables.calibration(lidar)[0])
+        cameras = tuple(self._camera(name, *sensor) for name, sensor in zip(names, sensors, strict=True))
+        return CameraRig(cameras, self.tables.calibration(lidar)[0])
+
+    def camera(self, name: str, record: Row) -> CameraModel:
+        """The camera as it was when a `sample_data` row was taken."""
+        return self._camera(name, record["calibrated_sensor_token"], record["width"], record["height"])
+
+    @lru_cache(maxsize=64)  # noqa: B019
+    def _camera(self, name: str, token: str, width: int, height: int) -> CameraModel:
+        ego_from_camera, intrinsics = self.tables.calibration(token)
+        return CameraModel(name, width, height, np.array(intrinsics), ego_from_camera)

@@ -80,7 +80,7 @@ def nanoseconds(microseconds: int) -> int:
 
 
 def split_scenes(root: Path, version: str, split: str) -> tuple[str, ...]:
-    """Names of the scenes of a split: an official one, else one of `<root>/<version>/splits.json`, as the devkit does.
+    """Names of the scenes of a split: an official one, else one of `<version>/splits.json`, as in the devkit.
 
     Raises:
         NuScenesError: when no such split exists; the message names the nearest ones.
@@ -249,8 +249,9 @@ class NuScenesTables:
         wanted = set(split_scenes(self.root, self.version, split))
         chosen = tuple(row for row in rows if row["name"] in wanted)
         if not chosen:
+            members = _shorten(sorted(wanted))
             raise NuScenesError(
-                f"{self.root}: no scene of split '{split}' ({_shorten(sorted(wanted))}); {self.version} has {present}"
+                f"{self.root}: no scene of split '{split}' ({members}); {self.version} has {present}"
             )
         return chosen
 
