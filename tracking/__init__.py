@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tracking.config import TrackerConfig
+    from tracking.evaluation import evaluate_detection, evaluate_tracking
+    from tracking.tracker import Tracker
 
 _LAZY = {
     "Tracker": "tracking.tracker",
@@ -12,7 +17,7 @@ _LAZY = {
     "evaluate_tracking": "tracking.evaluation",
 }
 
-__all__ = ["Tracker", "TrackerConfig", "evaluate_detection", "evaluate_tracking"]  # noqa: F822
+__all__ = ["Tracker", "TrackerConfig", "evaluate_detection", "evaluate_tracking"]
 
 
 def __getattr__(name: str) -> Any:

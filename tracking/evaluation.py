@@ -33,7 +33,7 @@ class Evaluation:
     Attributes:
         kind: "detection" or "tracking".
         split: evaluated split.
-        summary: the official metrics summary, its keys unchanged ("mean_ap", "nd_score" ... or "amota", "ids" ...).
+        summary: the official metrics summary, its keys unchanged ("mean_ap" ... or "amota" ...).
         details: the official curves per class.
         notes: what the reader should know beside the numbers.
     """
@@ -124,7 +124,8 @@ def _evaluate(
             run = _detection_eval if kind == "detection" else _tracking_eval
             summary, details, draw = run(path, root, version, split, Path(scratch) / "out")
         except (AssertionError, ValueError, KeyError, OSError) as error:
-            raise EvaluationError(f"official {kind} evaluation of {file} on {split}: {error or repr(error)}") from error
+            said = str(error) or repr(error)
+            raise EvaluationError(f"official {kind} evaluation of {file} on {split}: {said}") from error
         except Exception as error:
             if "Invalid box type" not in str(error):
                 raise
@@ -157,25 +158,23 @@ def _tracking_eval(path: Path, root: Path, version: str, split: str, out: Path) 
     return metrics.serialize() | {"meta": dict(judge.meta)}, curves.serialize(), lambda: judge.render(curves)
 
 
-def _check_samples(
-    submission: Submission, file: Path, root: Path, version: str, split: str
-) -> tuple[str, ...]:
+def _check_samples(submission: Submission, file: Path, root: Path, version: str, split: str) -> tuple[str, ...]:
     """Say before the devkit does, and in words, what does not fit together; returns notes."""
     folder = root / version
     scenes, samples = _table(folder / "scene.json"), _table(folder / "sample.json")
     names = _split_scenes(folder, split)
     tokens = {scene["token"] for scene in scenes if scene["name"] in names}
     if not tokens:
-        raise EvaluationError(f"{folder}: none of the scenes of split '{split}' ({', '.join(names[:4])} …) is there")
-    for log in _table(folder / "map.json"):
-        if not (root / log["filename"]).is_file():
-            raise EvaluationError(f"{root / log['filename']} is absent; the devkit needs the maps folder beside samples")
+        raise EvaluationError(f"{folder}: none of the scenes of split '{split}' ({', '.join(names[:4])} …)")
+    for path in (root / row["filename"] for row in _table(folder / "map.json")):
+        if not path.is_file():
+            raise EvaluationError(f"{path} is absent; the devkit needs the maps folder beside samples")
     wanted = {sample["token"] for sample in samples if sample["scene_token"] in tokens}
     missing = wanted - submission.results.keys()
     if missing:
         raise EvaluationError(
             f"{file}: {len(missing)} of {len(wanted)} samples of split '{split}' are missing "
-            f"(first: {min(missing)}); the official format wants every sample, an empty list where nothing was found"
+            f"(first: {min(missing)}); the official format wants every sample, with an empty list for no boxes"
         )
     extra = submission.results.keys() - wanted
     if extra and not (folder / "splits.json").is_file():

@@ -52,12 +52,12 @@ MOVING_SPEED = 0.2
 """Metres per second above which a box counts as moving (the published attribute rule)."""
 
 _VEHICLES = ("car", "truck", "bus", "trailer", "construction_vehicle")
-_WHEN_MOVING = {name: "vehicle.moving" for name in _VEHICLES} | {
+_WHEN_MOVING = dict.fromkeys(_VEHICLES, "vehicle.moving") | {
     "bicycle": "cycle.with_rider",
     "motorcycle": "cycle.with_rider",
     "pedestrian": "pedestrian.moving",
 }
-_WHEN_STILL = {name: "vehicle.parked" for name in _VEHICLES} | {
+_WHEN_STILL = dict.fromkeys(_VEHICLES, "vehicle.parked") | {
     "bus": "vehicle.stopped",
     "bicycle": "cycle.without_rider",
     "motorcycle": "cycle.without_rider",
@@ -159,9 +159,7 @@ def tracking_rows(tracks: Boxes3D, sample_token: str) -> list[Row]:
     return rows
 
 
-def boxes_from_rows(
-    rows: list[Row], stamp_ns: int, class_names: tuple[str, ...] = NUSCENES_CLASSES
-) -> Boxes3D:
+def boxes_from_rows(rows: list[Row], stamp_ns: int, class_names: tuple[str, ...] = NUSCENES_CLASSES) -> Boxes3D:
     """The map-frame boxes of one sample's detection or tracking rows; ids are kept where they are numbers.
 
     Raises:
@@ -189,7 +187,7 @@ def boxes_from_rows(
         )
     except (KeyError, ValueError, TypeError, IndexError) as error:
         token = rows[0].get("sample_token", "?")
-        raise FormatError(f"sample {token}: a row is not a {kind} row ({type(error).__name__}: {error})") from error
+        raise FormatError(f"sample {token}: a row is no {kind} row ({type(error).__name__}: {error})") from error
     if not (np.isfinite(boxes.center).all() and np.isfinite(boxes.yaw).all() and np.isfinite(boxes.score).all()):
         raise FormatError(f"sample {rows[0].get('sample_token', '?')}: a row has NaN or infinity in its numbers")
     return boxes
@@ -247,8 +245,9 @@ def _check_row(row: Row, token: str, file: Path, wanted: Kind | None) -> Kind:
     for name in (*needed, "tracking_id") if kind == "tracking" else (*needed, "attribute_name"):
         if name not in row:
             raise FormatError(f"{file}: sample {token}: a {kind} row lacks '{name}'")
-    if row[f"{kind}_name"] not in known:
-        raise FormatError(f"{file}: sample {token}: unknown class '{row[f'{kind}_name']}'; known: {', '.join(known)}")
+    name = row[f"{kind}_name"]
+    if name not in known:
+        raise FormatError(f"{file}: sample {token}: unknown class '{name}'; known: {', '.join(known)}")
     if row["sample_token"] != token:
         raise FormatError(f"{file}: sample {token} holds a row of sample {row['sample_token']}")
     numbers = (("translation", 3), ("size", 3), ("rotation", 4), (f"{kind}_score", 0))

@@ -1,0 +1,106 @@
+"""Every number the tracker uses, in one frozen value: the same for the node and for files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from streampetr_core.errors import StreamPETRError
+
+
+class TrackerConfigError(StreamPETRError):
+    """A tracker setting that makes no sense."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassParameters:
+    """How boxes of one class move and how well cameras measure them.
+
+    Attributes:
+        acceleration: spectral density of the white acceleration noise, m^2/s^3 (constant-velocity model).
+        speed: standard deviation of a new track's unknown velocity, m/s.
+        lateral: (constant, per metre of range) standard deviation across the viewing ray, m.
+        radial: (constant, per metre of range) standard deviation along the viewing ray, m; depth is what cameras
+            measure worst.
+        velocity_noise: standard deviation of a measured velocity, m/s; used where the detector gives one.
+        gate: largest cost (squared Mahalanobis distance + log determinant) at which a box continues a track.
+        max_range: planar distance to the ego in metres beyond which boxes are left aside; 0 = no limit.
+    """
+
+    acceleration: float = 0.5
+    speed: float = 3.0
+    lateral: tuple[float, float] = (0.2, 0.01)
+    radial: tuple[float, float] = (0.3, 0.05)
+    velocity_noise: float = 0.7
+    gate: float = 9.0
+    max_range: float = 50.0
+
+    def __post_init__(self) -> None:
+        for name in ("acceleration", "speed", "velocity_noise"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise TrackerConfigError(f"tracker: {name} is {value}; it must be positive")
+
+
+_VEHICLE = ClassParameters(speed=4.0)
+_LARGE = ClassParameters(speed=4.0, lateral=(0.4, 0.02), radial=(0.6, 0.06))
+_CYCLE = ClassParameters(speed=3.0, max_range=40.0)
+_PEDESTRIAN = ClassParameters(acceleration=0.2, speed=1.2, velocity_noise=0.4, max_range=40.0)
+_FIXED = ClassParameters(acceleration=0.01, speed=0.1, velocity_noise=0.2, max_range=30.0)
+
+_CLASSES: Mapping[str, ClassParameters] = MappingProxyType(
+    {
+        "car": _VEHICLE,
+        "truck": _LARGE,
+        "construction_vehicle": _LARGE,
+        "bus": _LARGE,
+        "trailer": _LARGE,
+        "motorcycle": _CYCLE,
+        "bicycle": _CYCLE,
+        "pedestrian": _PEDESTRIAN,
+        "traffic_cone": _FIXED,
+        "barrier": _FIXED,
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerConfig:
+    """Settings of the tracker; times are in seconds, so they hold at any frame rate.
+
+    Attributes:
+        classes: parameters by class name.
+        other: parameters of classes not named there.
+        merge_distance: squared Mahalanobis distance below which two boxes of a class in one frame are one object
+            seen twice along the viewing ray; 0 = never.
+        max_age: a track unseen for longer dies.
+        coast_time: a confirmed track unseen for no longer is still reported, at a predicted place.
+        coast_score: factor on the score of such a box.
+        memory: weight of the past in a track's score at every observation, 0 to 1.
+        max_gap: a step longer than this starts anew.
+        late: a frame older than the newest by no more than this is ignored; older than that is a rewind, which
+            starts anew.
+    """
+
+    classes: Mapping[str, ClassParameters] = field(default_factory=lambda: _CLASSES)
+    other: ClassParameters = field(default_factory=ClassParameters)
+    merge_distance: float = 2.0
+    max_age: float = 2.2
+    coast_time: float = 0.8
+    coast_score: float = 0.2
+    memory: float = 0.5
+    max_gap: float = 2.0
+    late: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("max_age", "max_gap"):
+            if not getattr(self, name) > 0:
+                raise TrackerConfigError(f"tracker: {name} is {getattr(self, name)}; it must be positive")
+        for name in ("coast_score", "memory"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrackerConfigError(f"tracker: {name} is {getattr(self, name)}; it must be within 0 and 1")
+
+    def of(self, name: str) -> ClassParameters:
+        """Parameters of a class by its name."""
+        return self.classes.get(name, self.other)

@@ -1,0 +1,63 @@
+"""A constant-velocity Kalman filter over many tracks at once.
+
+Legend: `T` tracks, `N` boxes. The state is (x, y, vx, vy) in the map frame, metres and metres per second.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def predict(state: Array, covariance: Array, dt: float, acceleration: Array) -> tuple[Array, Array]:
+    """State (T, 4) and covariance (T, 4, 4) after `dt` seconds.
+
+    `acceleration` (T,) is the spectral density of white acceleration noise, m^2/s^3 (Bar-Shalom, Estimation with
+    Applications to Tracking and Navigation, 6.2.2).
+    """
+    motion = np.eye(4)
+    motion[0, 2] = motion[1, 3] = dt
+    noise = np.zeros((4, 4))
+    noise[[0, 1], [0, 1]] = dt**3 / 3
+    noise[[2, 3], [2, 3]] = dt
+    noise[[0, 1, 2, 3], [2, 3, 0, 1]] = dt**2 / 2
+    return state @ motion.T, motion @ covariance @ motion.T + acceleration[:, None, None] * noise
+
+
+def update(state: Array, covariance: Array, measured: Array, noise: Array, first: int) -> tuple[Array, Array]:
+    """The state after measuring two of its components, `first` and the next (0: position, 2: velocity).
+
+    Args:
+        state: (T, 4).
+        covariance: (T, 4, 4).
+        measured: (T, 2).
+        noise: (T, 2, 2) covariance of the measurement.
+    """
+    part = slice(first, first + 2)
+    gain = covariance[:, :, part] @ np.linalg.inv(covariance[:, part, part] + noise)
+    innovation = measured - state[:, part]
+    new_state = state + (gain @ innovation[..., None])[..., 0]
+    new_covariance = covariance - gain @ covariance[:, part, :]
+    return new_state, (new_covariance + np.swapaxes(new_covariance, 1, 2)) / 2
+
+
+def position_noise(center: Array, ego: Array | None, lateral: Array, radial: Array) -> Array:
+    """(N, 2, 2) covariance of measured positions: long along the viewing ray, short across it.
+
+    Args:
+        center: (N, 2) in the map.
+        ego: (2,) in the map; None = unknown, which makes the noise round, as at 25 m.
+        lateral, radial: (N, 2) standard deviation: a constant in metres and a part per metre of range.
+    """
+    if ego is None:
+        across, along = lateral @ (1.0, 25.0), radial @ (1.0, 25.0)
+        return (across * along)[:, None, None] * np.eye(2)
+    ray = center - ego
+    distance = np.hypot(ray[:, 0], ray[:, 1])
+    unit = np.where(distance[:, None] > 1e-6, ray / np.maximum(distance, 1e-6)[:, None], (1.0, 0.0))
+    across = (lateral[:, 0] + lateral[:, 1] * distance) ** 2
+    along = (radial[:, 0] + radial[:, 1] * distance) ** 2
+    outer = unit[:, :, None] * unit[:, None, :]
+    return across[:, None, None] * np.eye(2) + (along - across)[:, None, None] * outer

@@ -1,0 +1,308 @@
+"""Boxes in, the same boxes with identities out: a Kalman filter a track, all tracks at once.
+
+Legend: `T` tracks, `N` boxes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streampetr_core.boxes import Boxes3D
+from streampetr_core.errors import StreamPETRError
+from tracking.association import assign, mahalanobis, merge_groups
+from tracking.config import TrackerConfig
+from tracking.motion import position_noise, predict, update
+
+Array = NDArray[np.float64]
+
+
+class TrackerError(StreamPETRError):
+    """Boxes that the tracker cannot use."""
+
+
+@dataclass
+class _Tracks:
+    """The living tracks, one row each.
+
+    Attributes:
+        state: (T, 4) x, y, vx, vy in the map.
+        covariance: (T, 4, 4).
+        height: (T,) z of the centre.
+        size: (T, 3).
+        heading: (T, 2) weighted sum of the headings seen, so that a flipped box is outvoted.
+        score: (T,) fused score.
+        votes: (T, classes) score seen a class.
+        label: (T,).
+        track_id: (T,).
+        hits: (T,) boxes taken so far.
+        seen_ns: (T,) stamp of the last box.
+    """
+
+    state: Array
+    covariance: Array
+    height: Array
+    size: Array
+    heading: Array
+    score: Array
+    votes: Array
+    label: NDArray[np.int64]
+    track_id: NDArray[np.int64]
+    hits: NDArray[np.int64]
+    seen_ns: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.track_id)
+
+    def __getitem__(self, rows: NDArray) -> _Tracks:
+        return _Tracks(*(getattr(self, item.name)[rows] for item in fields(self)))
+
+    def __add__(self, other: _Tracks) -> _Tracks:
+        names = [item.name for item in fields(self)]
+        return _Tracks(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The configuration as arrays over the class list: (classes,) or (classes, 2)."""
+
+    acceleration: Array
+    speed: Array
+    lateral: Array
+    radial: Array
+    velocity_noise: Array
+    gate: Array
+    max_range: Array
+
+
+class Tracker:
+    """Tracks boxes from frame to frame.
+
+    Ids are unique over the life of the tracker: a reset begins with fresh ones. The same boxes in another order
+    give the same tracks.
+
+    Args:
+        config: every setting; None takes the defaults.
+    """
+
+    def __init__(self, config: TrackerConfig | None = None) -> None:
+        self.config = config or TrackerConfig()
+        self.last_reset_reason = ""
+        self.reset_counts: Counter[str] = Counter()
+        self.late_frames = 0
+        self._next_id = 0
+        self._clear()
+
+    def reset(self, reason: str = "request") -> None:
+        """Forget every track; ids go on from where they are. Call it between drives."""
+        if self._stamp_ns is not None:
+            self.reset_counts[reason] += 1
+        self.last_reset_reason = reason
+        self._clear()
+
+    def step(self, boxes: Boxes3D, map_from_ego: ArrayLike | None = None) -> Boxes3D:
+        """The tracks after one more frame.
+
+        Args:
+            boxes: in the map frame, at one instant (`stamp_ns`). A velocity that is NaN or exactly zero is taken
+                as not measured. Boxes beyond their class's range are left aside when the ego's place is known.
+            map_from_ego: (4, 4) at that instant. With it the depth error of cameras, which grows with range, is
+                modelled along the viewing ray.
+
+        Returns:
+            Boxes in the map frame with `track_id`, best first: tracks that got a box, and those that lost it a
+            moment ago at their predicted place with a lower score. A frame that comes late (older than the newest)
+            changes nothing and returns the last tracks.
+
+        Raises:
+            TrackerError: when the boxes are not in the map frame, or hold NaN.
+        """
+        self._check(boxes)
+        self.last_reset_reason = ""
+        if self._stamp_ns is not None:
+            step_s = (boxes.stamp_ns - self._stamp_ns) * 1e-9
+            if -self.config.late <= step_s <= 0:
+                self.late_frames += 1
+                return self._last
+            if step_s < 0:
+                self.reset("time went back")
+            elif step_s > self.config.max_gap:
+                self.reset("gap")
+            else:
+                self._predict(step_s)
+        if self._stamp_ns is None:
+            self._begin(boxes.class_names)
+        self._stamp_ns = boxes.stamp_ns
+        tables = self._tables
+        ego = None if map_from_ego is None else np.asarray(map_from_ego, dtype=np.float64)[:2, 3]
+        boxes = self._in_range(_canonical(boxes), ego)
+        noise = position_noise(boxes.center[:, :2], ego, tables.lateral[boxes.label], tables.radial[boxes.label])
+        boxes, noise = self._merge(boxes, noise)
+        rows, columns = self._associate(boxes, noise)
+        self._update(rows, boxes[columns], noise[columns])
+        self._start(np.setdiff1d(np.arange(len(boxes)), columns), boxes, noise)
+        age = (boxes.stamp_ns - self._tracks.seen_ns) * 1e-9
+        self._tracks = self._tracks[age <= self.config.max_age]
+        self._last = self._output()
+        return self._last
+
+    def _clear(self) -> None:
+        self._stamp_ns: int | None = None
+        self._class_names: tuple[str, ...] = ()
+        self._tracks = _no_tracks(0)
+        self._last = Boxes3D.empty("map")
+
+    def _check(self, boxes: Boxes3D) -> None:
+        if boxes.frame_id != "map":
+            raise TrackerError(
+                f"tracker: boxes are in '{boxes.frame_id}'; transform them to 'map' first (boxes.transformed)"
+            )
+        for name in ("center", "size", "yaw", "score"):
+            if not np.isfinite(getattr(boxes, name)).all():
+                raise TrackerError(f"tracker: {name} has NaN or infinity at {boxes.stamp_ns} ns")
+        if self._class_names and boxes.class_names != self._class_names:
+            raise TrackerError(
+                f"tracker: class list changed from {self._class_names} to {boxes.class_names}; reset the tracker"
+            )
+
+    def _begin(self, class_names: tuple[str, ...]) -> None:
+        """Take over the class list of the first boxes."""
+        self._class_names = class_names
+        self._tracks = _no_tracks(len(class_names))
+        rows = [self.config.of(name) for name in class_names]
+        self._tables = _Tables(*(np.array([getattr(row, f.name) for row in rows], float) for f in fields(_Tables)))
+
+    def _predict(self, step_s: float) -> None:
+        tracks = self._tracks
+        acceleration = self._tables.acceleration[tracks.label]
+        tracks.state, tracks.covariance = predict(tracks.state, tracks.covariance, step_s, acceleration)
+
+    def _in_range(self, boxes: Boxes3D, ego: Array | None) -> Boxes3D:
+        if ego is None or not len(boxes):
+            return boxes
+        limit = self._tables.max_range[boxes.label]
+        distance = np.hypot(*(boxes.center[:, :2] - ego).T)
+        return boxes[(distance <= limit) | (limit <= 0)]
+
+    def _merge(self, boxes: Boxes3D, noise: Array) -> tuple[Boxes3D, Array]:
+        if len(boxes) < 2 or self.config.merge_distance <= 0:
+            return boxes, noise
+        order = np.arange(len(boxes))
+        leader = merge_groups(boxes.center[:, :2], noise, boxes.label, order, self.config.merge_distance)
+        weight = boxes.score**2
+        total = np.bincount(leader, weight, len(boxes))
+        center = np.stack([np.bincount(leader, weight * column, len(boxes)) for column in boxes.center.T], axis=1)
+        kept = leader == order
+        merged = replace(boxes[kept], center=center[kept] / total[kept, None])
+        return merged, noise[kept]
+
+    def _associate(self, boxes: Boxes3D, noise: Array) -> tuple[NDArray, NDArray]:
+        tracks, tables = self._tracks, self._tables
+        if not len(tracks) or not len(boxes):
+            none = np.zeros(0, dtype=np.int64)
+            return none, none
+        spread = tracks.covariance[:, None, :2, :2] + noise[None]
+        squared, log_determinant = mahalanobis(boxes.center[None, :, :2] - tracks.state[:, None, :2], spread)
+        cost = squared + log_determinant
+        measured = _has_velocity(boxes)
+        if measured.any():
+            spread = tracks.covariance[:, None, 2:, 2:] + (tables.velocity_noise[boxes.label] ** 2)[
+                None, :, None, None
+            ] * np.eye(2)
+            delta = np.nan_to_num(boxes.velocity)[None] - tracks.state[:, None, 2:]
+            squared, log_determinant = mahalanobis(delta, spread)
+            cost = cost + np.where(measured, squared + log_determinant, 0.0)
+        cost = np.where(tracks.label[:, None] == boxes.label[None], cost, np.inf)
+        return assign(cost, tables.gate[tracks.label][:, None])
+
+    def _update(self, rows: NDArray, boxes: Boxes3D, noise: Array) -> None:
+        tracks, tables = self._tracks, self._tables
+        state, covariance = update(tracks.state[rows], tracks.covariance[rows], boxes.center[:, :2], noise, 0)
+        measured = np.flatnonzero(_has_velocity(boxes))
+        if measured.size:
+            spread = tables.velocity_noise[boxes.label[measured], None, None] ** 2 * np.eye(2)
+            state[measured], covariance[measured] = update(
+                state[measured], covariance[measured], boxes.velocity[measured], spread, 2
+            )
+        tracks.state[rows], tracks.covariance[rows] = state, covariance
+        tracks.hits[rows] += 1
+        share = np.maximum(1.0 / tracks.hits[rows], 0.15)
+        tracks.height[rows] += share * (boxes.center[:, 2] - tracks.height[rows])
+        tracks.size[rows] += share[:, None] * (boxes.size - tracks.size[rows])
+        tracks.heading[rows] = 0.7 * tracks.heading[rows] + _heading(boxes)
+        memory = self.config.memory
+        tracks.score[rows] = memory * tracks.score[rows] + (1 - memory) * boxes.score
+        tracks.votes[rows, boxes.label] += boxes.score
+        tracks.seen_ns[rows] = boxes.stamp_ns
+
+    def _start(self, rows: NDArray, boxes: Boxes3D, noise: Array) -> None:
+        born, tables = boxes[rows], self._tables
+        n = len(born)
+        measured = _has_velocity(born)
+        state = np.concatenate([born.center[:, :2], np.where(measured[:, None], born.velocity, 0.0)], axis=1)
+        covariance = np.zeros((n, 4, 4))
+        covariance[:, :2, :2] = noise[rows]
+        speed = np.where(measured, tables.velocity_noise[born.label], tables.speed[born.label])
+        covariance[:, 2:, 2:] = (speed**2)[:, None, None] * np.eye(2)
+        votes = np.zeros((n, len(self._class_names)))
+        votes[np.arange(n), born.label] = born.score
+        self._tracks = self._tracks + _Tracks(
+            state=state,
+            covariance=covariance,
+            height=born.center[:, 2],
+            size=born.size,
+            heading=_heading(born),
+            score=born.score,
+            votes=votes,
+            label=born.label,
+            track_id=self._next_id + np.arange(n),
+            hits=np.ones(n, dtype=np.int64),
+            seen_ns=np.full(n, born.stamp_ns, dtype=np.int64),
+        )
+        self._next_id += n
+
+    def _output(self) -> Boxes3D:
+        assert self._stamp_ns is not None
+        unseen = (self._stamp_ns - self._tracks.seen_ns) * 1e-9
+        shown = unseen <= self.config.coast_time
+        tracks, unseen = self._tracks[shown], unseen[shown]
+        boxes = Boxes3D(
+            center=np.concatenate([tracks.state[:, :2], tracks.height[:, None]], axis=1),
+            size=tracks.size,
+            yaw=np.arctan2(tracks.heading[:, 1], tracks.heading[:, 0]),
+            velocity=tracks.state[:, 2:],
+            score=np.where(unseen > 0, self.config.coast_score, 1.0) * tracks.score,
+            label=tracks.label,
+            track_id=tracks.track_id,
+            frame_id="map",
+            stamp_ns=self._stamp_ns,
+            class_names=self._class_names,
+        )
+        return boxes[np.lexsort((boxes.track_id, -boxes.score))]
+
+
+def _no_tracks(classes: int) -> _Tracks:
+    def reals(*shape: int) -> Array:
+        return np.zeros((0, *shape))
+
+    whole = np.zeros(0, dtype=np.int64)
+    kinematic = (reals(4), reals(4, 4), reals(), reals(3), reals(2))
+    return _Tracks(*kinematic, reals(), reals(classes), whole, whole, whole, whole)
+
+
+def _has_velocity(boxes: Boxes3D) -> NDArray[np.bool_]:
+    """(N,) True where a velocity was measured: detectors without one write zeros or NaN."""
+    return np.isfinite(boxes.velocity).all(axis=1) & (boxes.velocity != 0).any(axis=1)
+
+
+def _heading(boxes: Boxes3D) -> Array:
+    return np.stack([np.cos(boxes.yaw), np.sin(boxes.yaw)], axis=1)
+
+
+def _canonical(boxes: Boxes3D) -> Boxes3D:
+    """The boxes best first, equal scores in an order that does not depend on the input's."""
+    keys = (boxes.center[:, 2], boxes.center[:, 1], boxes.center[:, 0], boxes.label, -boxes.score)
+    return boxes[np.lexsort(keys)]
