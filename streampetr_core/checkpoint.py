@@ -87,7 +87,7 @@ def save_checkpoint(
     """Write the weights as .safetensors with the variant's name in the metadata; shared heads are stored once each.
 
     Args:
-        half: floating numbers as float16, half the size.
+        half: the big tensors as float16, half the size.
         metadata: more facts to keep; values that are not strings are stored as JSON.
 
     Raises:
@@ -100,9 +100,14 @@ def save_checkpoint(
     for key, value in model.state_dict().items():
         if not _is_alias(key):
             value = value.detach().cpu().contiguous()
-            state[key] = value.half() if half and value.is_floating_point() else value.clone()
+            state[key] = value.half() if half and _may_be_half(key, value) else value.clone()
     with atomic_output(path, overwrite=overwrite) as temporary:
         safetensors.torch.save_file(state, temporary, metadata=facts)
+
+
+def _may_be_half(key: str, value: Tensor) -> bool:
+    """Matrices and filters; norms, statistics and everything in metres keep their digits."""
+    return value.dim() >= 2 and value.is_floating_point() and not key.endswith("reference_points.weight")
 
 
 def _is_alias(key: str) -> bool:

@@ -81,7 +81,8 @@ def ray_points(
     floored = d.clamp(min=1e-5)
     u, v = u.reshape(-1, 1), v.reshape(-1, 1)
     pixels = torch.stack((u * floored, v * floored, d, torch.ones_like(d)), dim=-1)
-    model_from_image = torch.linalg.inv(image_from_model)[..., :3, :]
+    # inv_ex does not wait for the device to look for singular matrices
+    model_from_image = torch.linalg.inv_ex(image_from_model).inverse[..., :3, :]
     points = pixels.reshape(-1, 4) @ model_from_image.transpose(-1, -2)
     low, high = position_range[:3], position_range[3:]
     return ((points - low) / (high - low)).reshape(batch, cameras * height * width, -1, 3)

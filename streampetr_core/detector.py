@@ -1,0 +1,366 @@
+"""From frames to boxes: the network with its temporal memory, fed one frame at a time.
+
+Between frames the memory lies in the model frame of the last one and its times are ages, so that neither the map's
+coordinates nor the clock's seconds cost digits: the origin of both moves along with the robot.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from streampetr_core.boxes import Boxes3D
+from streampetr_core.cameras import CameraModel, CameraRig
+from streampetr_core.checkpoint import CheckpointError, checkpoint_metadata, load_checkpoint
+from streampetr_core.errors import StreamPETRError
+from streampetr_core.frame import Frame
+from streampetr_core.frame_geometry import CameraMatrices, frame_matrices, rig_matrices
+from streampetr_core.geometry import inverse
+from streampetr_core.model import (
+    Detections,
+    FrameGeometry,
+    Memory,
+    PositionEncoding,
+    StreamPETR,
+    build_model,
+    decode,
+)
+from streampetr_core.model.folding import fold_batch_norm
+from streampetr_core.preprocessing import prepare
+from streampetr_core.recipe import recipe_state_dict
+
+BACKENDS = ("auto", "torch")
+
+
+class DetectorError(StreamPETRError):
+    """A setting or a frame that the detector cannot work with."""
+
+
+@dataclass(frozen=True)
+class Continuity:
+    """When the memory of the frame before may be used.
+
+    Attributes:
+        max_gap: seconds between frames.
+        max_speed: metres per second, and `jump` metres on top, that a robot may have moved.
+        max_turn_rate: radians per second, and `jump_angle` radians on top.
+    """
+
+    max_gap: float = 2.0
+    max_speed: float = 60.0
+    jump: float = 2.0
+    max_turn_rate: float = 3.0
+    jump_angle: float = 0.35
+
+
+@dataclass(frozen=True)
+class DetectorState:
+    """Everything that `Detector.restore` needs to go on as if nothing had happened since `snapshot`."""
+
+    memory: Memory | None
+    stamp_ns: int
+    map_from_model: NDArray[np.float64]
+    scene: str
+    pending_reset: tuple[str, str]
+
+
+class Detector:
+    """Boxes from frames; owns the temporal memory.
+
+    Attributes:
+        model_name, weights_name, class_names: what runs.
+        device: where it runs.
+        last_reset_reason: why the memory was forgotten before the last step; "" where it continued.
+        reset_counts: how often, by kind: first_frame, request, scene_change, time_back, gap, ego_jump.
+        last_queries: (N,) the query behind each box of the last step.
+        last_memory_queries: (K,) the query behind each of the K newest memory entries after the last step; empty
+            in networks without memory. Query `num_queries + i` stands for entry i of the memory before that step.
+    """
+
+    def __init__(
+        self,
+        model: StreamPETR,
+        *,
+        weights_name: str = "",
+        device: str = "auto",
+        continuity: Continuity | None = None,
+        rig: CameraRig | None = None,
+    ) -> None:
+        self.device = _device(device)
+        self.variant = model.variant
+        self.model_name = model.variant.name
+        self.class_names = model.variant.class_names
+        self.weights_name = weights_name
+        self.continuity = continuity or Continuity()
+        self._model = _for_inference(model).to(self.device)
+        self._kept_range = model.pts_bbox_head.position_range.to(self.device)
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prepare")
+        self._images: Tensor | None = None
+        self._position: PositionEncoding | None = None
+        self._position_of: CameraMatrices | None = None
+        self.reset_counts: Counter[str] = Counter()
+        self.last_reset_reason = ""
+        self.last_queries: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.last_memory_queries: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._state = _fresh("first_frame", "first frame")
+        if rig is not None:
+            self._encode(rig_matrices(rig, self.input_size))
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        rig: CameraRig | None = None,
+        *,
+        model: str = "r50_704_428q",
+        backend: str = "auto",
+        device: str = "auto",
+        continuity: Continuity | None = None,
+    ) -> Detector:
+        """A detector with weights from a file.
+
+        Args:
+            path: a .safetensors or .pth file; "recipe" for the weights of the reference vectors; "random" for an
+                untrained network, the same at every call.
+            rig: to have the position embedding ready before the first frame; each frame brings its own rig.
+            model: name of the variant; "auto" = what the file says of itself.
+            backend: "torch", which "auto" chooses.
+            device: "cpu", "cuda", "cuda:1", ... or "auto".
+            continuity: limits beyond which the memory is forgotten.
+
+        Raises:
+            CheckpointError, UnknownVariantError, DetectorError: with what to do about it.
+        """
+        if backend not in BACKENDS:
+            raise DetectorError(f"backend '{backend}' is not available; choose one of {', '.join(BACKENDS)}")
+        name = str(path)
+        if name in ("recipe", "random"):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                network = build_model("r50_704_428q" if model == "auto" else model)
+            if name == "recipe":
+                network.load_state_dict(recipe_state_dict(network), strict=True)
+        else:
+            says = checkpoint_metadata(path).get("model", "")
+            if model == "auto":
+                model = says or "r50_704_428q"
+            network = build_model(model)
+            if says and says != model:
+                raise CheckpointError(f"checkpoint {path} is of model '{says}', not '{model}'; choose that model")
+            load_checkpoint(network, path)
+        weights = name if name in ("recipe", "random") else Path(path).name
+        return cls(network, weights_name=weights, device=device, continuity=continuity, rig=rig)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the network's images."""
+        return self.variant.input_size
+
+    def prepare(self, image_rgb: NDArray[np.uint8], camera: CameraModel) -> Tensor:
+        """A full image, uint8 (H, W, 3) RGB, as the network wants it: float32 (3, h, w). Safe from any thread.
+
+        Raises:
+            ImageError: when the image does not fit the camera.
+        """
+        return prepare(image_rgb, camera, self.input_size)
+
+    def step(self, frame: Frame, prepared: Sequence[Tensor | None] | None = None) -> Boxes3D:
+        """The boxes of a frame, in base_link, by falling score; the memory moves on.
+
+        Args:
+            frame: the images and poses.
+            prepared: what `prepare` gave for each camera, None where absent; made from `frame.images` where
+                not given.
+
+        Raises:
+            DetectorError: when no camera gave an image; FrameError on poses that are not finite; ImageError. The
+                memory is then as before.
+        """
+        images = self._prepared(frame) if prepared is None else tuple(prepared)
+        present = np.array([image is not None for image in images], dtype=bool)
+        if len(images) != len(frame.rig) or not present.any():
+            raise DetectorError(
+                f"frame {frame.stamp_ns}: {int(present.sum())} images for {len(frame.rig)} cameras; "
+                "at least one camera must give an image"
+            )
+        matrices = frame_matrices(frame, self.input_size, present)
+        map_from_model = frame.map_from_ego @ frame.rig.ego_from_model
+        kind, reason = self._discontinuity(frame, map_from_model)
+        with torch.inference_mode():
+            position = self._encode(matrices)
+            memory = None if kind else self._state.memory
+            geometry = self._geometry(frame.stamp_ns, map_from_model, matrices, present, memory is not None)
+            outputs = self._model.forward_frame(
+                self._stack(images), geometry, memory, position=position, last_only=True
+            )
+            found = decode(outputs.logits[-1], outputs.boxes[-1], self._kept_range, self.variant.max_boxes)
+            boxes, queries = self._boxes(found, frame)
+            newest = outputs.memory_queries
+            self.last_memory_queries = np.zeros(0, np.int64) if newest is None else newest[0].cpu().numpy()
+        self.last_queries = queries
+        self.last_reset_reason = reason
+        if kind:
+            self.reset_counts[kind] += 1
+        self._state = DetectorState(outputs.memory, frame.stamp_ns, map_from_model, frame.scene, ("", ""))
+        return boxes
+
+    def reset(self, reason: str = "request") -> None:
+        """Forget the past; counted as a request when the next frame comes."""
+        self._state = _fresh("request", reason or "request")
+
+    def snapshot(self) -> DetectorState:
+        """The memory and what it belongs to; later steps do not change it."""
+        state = self._state
+        # a step makes new tensors and never writes to old ones, so they can be shared
+        return state
+
+    def restore(self, state: DetectorState) -> None:
+        """Go on from a snapshot: the same frames then give the same boxes, bit for bit."""
+        memory = state.memory
+        if memory is not None:
+            memory = memory.map(lambda x: x.to(self.device))
+            if memory.embedding.shape[-1] != self.variant.embed_dims:
+                raise DetectorError(
+                    f"snapshot has a memory of {memory.embedding.shape[-1]} channels, model '{self.model_name}' "
+                    f"needs {self.variant.embed_dims}; restore it into the model it came from"
+                )
+        self._state = DetectorState(
+            memory, state.stamp_ns, state.map_from_model, state.scene, state.pending_reset
+        )
+
+    def _prepared(self, frame: Frame) -> tuple[Tensor | None, ...]:
+        def one(image: NDArray[np.uint8] | None, camera: CameraModel) -> Tensor | None:
+            return None if image is None else self.prepare(image, camera)
+
+        return tuple(self._pool.map(one, frame.images, frame.rig.cameras))
+
+    def _stack(self, images: Sequence[Tensor | None]) -> Tensor:
+        """(1, N, 3, h, w) on the device, channels last, in a buffer that is kept; absent cameras are black."""
+        height, width = self.input_size
+        if self._images is None or len(self._images) != len(images):
+            pin = self.device.type == "cuda"
+            buffer = torch.empty(len(images), height, width, 3, pin_memory=pin)
+            self._images = buffer.permute(0, 3, 1, 2)
+        for slot, image in zip(self._images, images, strict=True):
+            if image is None:
+                slot.zero_()
+            elif image.shape != slot.shape:
+                raise DetectorError(
+                    f"prepared image has shape {tuple(image.shape)}; model '{self.model_name}' needs "
+                    f"{tuple(slot.shape)}: prepare it with this detector"
+                )
+            else:
+                slot.copy_(image)
+        return self._images.to(self.device, non_blocking=True)[None]
+
+    def _discontinuity(self, frame: Frame, map_from_model: NDArray[np.float64]) -> tuple[str, str]:
+        """Kind and reason for which the memory cannot be used; two empty strings where it can."""
+        state, limits = self._state, self.continuity
+        if state.pending_reset[0]:
+            return state.pending_reset
+        if frame.scene != state.scene:
+            return "scene_change", f"scene changed from '{state.scene}' to '{frame.scene}'"
+        elapsed = (frame.stamp_ns - state.stamp_ns) * 1e-9
+        if elapsed < 0:
+            return "time_back", f"time went back by {-elapsed:.3f} s"
+        if elapsed > limits.max_gap:
+            return "gap", f"gap of {elapsed:.2f} s is longer than max_gap {limits.max_gap:g} s"
+        moved = inverse(state.map_from_model) @ map_from_model
+        distance = float(np.linalg.norm(moved[:3, 3]))
+        angle = float(np.arccos(np.clip((np.trace(moved[:3, :3]) - 1) / 2, -1, 1)))
+        if distance > limits.max_speed * elapsed + limits.jump:
+            return "ego_jump", f"ego pose jumped {distance:.1f} m in {elapsed:.2f} s"
+        if angle > limits.max_turn_rate * elapsed + limits.jump_angle:
+            return "ego_jump", f"ego pose turned {np.degrees(angle):.0f} degrees in {elapsed:.2f} s"
+        return "", ""
+
+    def _encode(self, matrices: CameraMatrices) -> PositionEncoding:
+        """The position embedding, kept until a number of the calibration changes."""
+        if self._position is None or not matrices.same_as(self._position_of):
+            with torch.inference_mode():
+                geometry = _static_geometry(matrices, self.device)
+                self._position = self._model.encode_position(geometry, self.input_size)
+            self._position_of = matrices
+        return self._position
+
+    def _geometry(
+        self,
+        stamp_ns: int,
+        map_from_model: NDArray[np.float64],
+        matrices: CameraMatrices,
+        present: NDArray[np.bool_],
+        continues: bool,
+    ) -> FrameGeometry:
+        static = _static_geometry(matrices, self.device)
+        elapsed, moved = 0.0, np.eye(4)
+        if continues:
+            elapsed = (stamp_ns - self._state.stamp_ns) * 1e-9
+            moved = inverse(map_from_model) @ self._state.map_from_model
+        return FrameGeometry(
+            static.image_from_model,
+            static.intrinsics,
+            torch.from_numpy(moved.astype(np.float32))[None].to(self.device),
+            static.world_from_model,
+            torch.tensor([elapsed], dtype=torch.float64, device=self.device),
+            timestamp_after=static.timestamp,
+            present=None if present.all() else torch.from_numpy(present)[None].to(self.device),
+        )
+
+    def _boxes(self, found: Detections, frame: Frame) -> tuple[Boxes3D, NDArray[np.int64]]:
+        keep = found.inside[0].cpu().numpy()
+        rows = found.boxes[0].cpu().numpy()[keep].astype(np.float64)
+        boxes = Boxes3D(
+            center=rows[:, :3],
+            size=rows[:, 3:6],
+            yaw=rows[:, 6],
+            velocity=rows[:, 7:9],
+            score=found.scores[0].cpu().numpy()[keep],
+            label=found.labels[0].cpu().numpy()[keep],
+            frame_id="model",
+            stamp_ns=frame.stamp_ns,
+            class_names=self.class_names,
+        ).transformed(frame.rig.ego_from_model, "base_link")
+        return boxes, found.queries[0].cpu().numpy()[keep]
+
+
+def _fresh(kind: str, reason: str) -> DetectorState:
+    return DetectorState(None, 0, np.eye(4), "", (kind, reason))
+
+
+def _static_geometry(matrices: CameraMatrices, device: torch.device) -> FrameGeometry:
+    """The geometry of a frame that has no past."""
+    identity = torch.eye(4, device=device)[None]
+    return FrameGeometry(
+        torch.from_numpy(matrices.image_from_model)[None].to(device),
+        torch.from_numpy(matrices.intrinsics)[None].to(device),
+        identity,
+        identity,
+        torch.zeros(1, dtype=torch.float64, device=device),
+    )
+
+
+def _for_inference(model: StreamPETR) -> StreamPETR:
+    """The model with folded batch norm and channels-last convolutions; its weights are no longer loadable."""
+    model.eval().requires_grad_(False)
+    model.img_backbone = fold_batch_norm(model.img_backbone)  # type: ignore[assignment]
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DetectorError(f"device '{name}' is not known; use cpu, cuda or auto") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DetectorError(f"device '{name}': no CUDA device here; use cpu or auto")
+    return device
