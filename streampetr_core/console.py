@@ -50,6 +50,21 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
         yield from bar.track(items, total=total, description=description)
 
 
+def check_writable(folder: Path | str) -> None:
+    """Make an output folder and see that it can be written to: before the work, not after it.
+
+    Raises:
+        OutputError: when it cannot.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be made: {error.strerror}") from error
+    if not os.access(path, os.W_OK):
+        raise OutputError(f"{path} cannot be written to; choose another output path")
+
+
 @contextlib.contextmanager
 def atomic_output(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     """A temporary path beside `path` to write a file or a folder to; renamed to `path` when the block ends well.
@@ -62,12 +77,7 @@ def atomic_output(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     target = Path(path)
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists; choose another path or remove it first")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{target.parent} cannot be made: {error.strerror}") from error
-    if not os.access(target.parent, os.W_OK):
-        raise OutputError(f"{target.parent} cannot be written to; choose another output path")
+    check_writable(target.parent)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     _remove(temporary)
     try:

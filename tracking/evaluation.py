@@ -59,7 +59,7 @@ class Evaluation:
 
         columns, rows = (_detection_rows if self.kind == "detection" else _tracking_rows)(self.summary)
         title = f"official nuScenes {self.kind} metrics, {self.split}"
-        table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+        table = Table(title=title, box=box.SIMPLE, padding=0, pad_edge=False)
         for i, column in enumerate(columns):
             table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
         for i, row in enumerate(rows):
@@ -253,11 +253,11 @@ def _detection_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]
 
 
 def _tracking_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    means, counts = ("amota", "amotp", "recall", "mota", "motp"), ("ids", "frag", "tp", "fp", "fn", "mt", "ml")
+    means, counts = ("amota", "amotp", "recall", "mota", "motp"), ("ids", "frag", "tp", "fp", "fn")
     rows = [["all", *(_number(summary[m]) for m in means), *(_number(summary[c], 0) for c in counts)]]
     labels = summary["label_metrics"]
     for name in labels["amota"]:
         cells = [_number(labels[m][name]) for m in means] + [_number(labels[c][name], 0) for c in counts]
         rows.append([name, *cells])
-    head = ["class", "AMOTA", "AMOTP", "RECALL", "MOTA", "MOTP", "IDS", "FRAG", "TP", "FP", "FN", "MT", "ML"]
+    head = ["class", "AMOTA", "AMOTP", "RECALL", "MOTA", "MOTP", "IDS", "FRAG", "TP", "FP", "FN"]
     return head, rows

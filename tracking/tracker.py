@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from streampetr_core.boxes import Boxes3D
 from streampetr_core.errors import StreamPETRError
+from streampetr_core.geometry import apply, inverse
 from tracking.association import assign, mahalanobis, merge_groups
 from tracking.config import TrackerConfig
 from tracking.motion import position_noise, predict, update
@@ -103,7 +104,7 @@ class Tracker:
         self.last_reset_reason = reason
         self._clear()
 
-    def step(self, boxes: Boxes3D, map_from_ego: ArrayLike | None = None) -> Boxes3D:
+    def step(self, boxes: Boxes3D, map_from_ego: ArrayLike | None = None, scene: str = "") -> Boxes3D:
         """The tracks after one more frame.
 
         Args:
@@ -111,6 +112,7 @@ class Tracker:
                 as not measured. Boxes beyond their class's range are left aside when the ego's place is known.
             map_from_ego: (4, 4) at that instant. With it the depth error of cameras, which grows with range, is
                 modelled along the viewing ray.
+            scene: the drive; another one than before starts anew.
 
         Returns:
             Boxes in the map frame with `track_id`, best first: tracks that got a box, and those that lost it a
@@ -122,23 +124,27 @@ class Tracker:
         """
         self._check(boxes)
         self.last_reset_reason = ""
+        if self._stamp_ns is not None and scene != self._scene:
+            self.reset("scene_change")
         if self._stamp_ns is not None:
             step_s = (boxes.stamp_ns - self._stamp_ns) * 1e-9
             if -self.config.late <= step_s <= 0:
                 self.late_frames += 1
                 return self._last
             if step_s < 0:
-                self.reset("time went back")
+                self.reset("time_back")
             elif step_s > self.config.max_gap:
                 self.reset("gap")
             else:
                 self._predict(step_s)
         if self._stamp_ns is None:
             self._begin(boxes.class_names)
-        self._stamp_ns = boxes.stamp_ns
+        self._stamp_ns, self._scene = boxes.stamp_ns, scene
         tables = self._tables
-        ego = None if map_from_ego is None else np.asarray(map_from_ego, dtype=np.float64)[:2, 3]
-        boxes = self._in_range(_canonical(boxes), ego)
+        boxes, ego = _canonical(boxes), None
+        if map_from_ego is not None:
+            pose = np.asarray(map_from_ego, dtype=np.float64)
+            boxes, ego = self._in_range(boxes, pose), pose[:2, 3]
         noise = position_noise(boxes.center[:, :2], ego, tables.lateral[boxes.label], tables.radial[boxes.label])
         boxes, noise = self._merge(boxes, noise)
         rows, columns = self._associate(boxes, noise)
@@ -151,6 +157,7 @@ class Tracker:
 
     def _clear(self) -> None:
         self._stamp_ns: int | None = None
+        self._scene = ""
         self._class_names: tuple[str, ...] = ()
         self._tracks = _no_tracks(0)
         self._last = Boxes3D.empty("map")
@@ -180,12 +187,11 @@ class Tracker:
         acceleration = self._tables.acceleration[tracks.label]
         tracks.state, tracks.covariance = predict(tracks.state, tracks.covariance, step_s, acceleration)
 
-    def _in_range(self, boxes: Boxes3D, ego: Array | None) -> Boxes3D:
-        if ego is None or not len(boxes):
-            return boxes
+    def _in_range(self, boxes: Boxes3D, map_from_ego: Array) -> Boxes3D:
+        """As submission rows are limited: by the planar distance in the ego's own plane."""
         limit = self._tables.max_range[boxes.label]
-        distance = np.hypot(*(boxes.center[:, :2] - ego).T)
-        return boxes[(distance <= limit) | (limit <= 0)]
+        center = apply(inverse(map_from_ego), boxes.center)
+        return boxes[(np.hypot(center[:, 0], center[:, 1]) <= limit) | (limit <= 0)]
 
     def _merge(self, boxes: Boxes3D, noise: Array) -> tuple[Boxes3D, Array]:
         if len(boxes) < 2 or self.config.merge_distance <= 0:

@@ -1,0 +1,117 @@
+"""The verbs of this package; what is heavy is imported when a verb runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from streampetr_core.console import parse
+
+
+@dataclass
+class DetectArguments:
+    """Boxes from bags or a nuScenes-format root; writes OUT/detections.json, a nuScenes submission."""
+
+    source: Positional[tuple[Path, ...]]
+    """Bags (a rosbag2 folder, an .mcap file, a folder of bags) or a nuScenes-format root; several are one run."""
+    weights: str
+    """A checkpoint file; "recipe" = the reference vectors' weights, "random" = untrained."""
+    out: Path
+    """Folder for detections.json."""
+    model: str = "r50_704_428q"
+    """Model variant."""
+    version: str = "v1.0-mini"
+    """Folder of tables below a nuScenes-format root."""
+    split: str | None = None
+    """Official split, or one of VERSION/splits.json; all scenes where not given."""
+    scenes: tuple[str, ...] = ()
+    """Scene names instead of a split."""
+    track: bool = False
+    """Also track in the same pass; writes OUT/tracks.json."""
+    device: str = "auto"
+    """cpu, cuda or auto."""
+    backend: str = "auto"
+    """What runs the network."""
+
+
+def detect(argv: list[str]) -> int:
+    """`streampetr detect`: boxes from a bag or a nuScenes-format root."""
+    example = "streampetr detect out/bags/scene-0103 --model r50_704_428q --weights model.safetensors --out out"
+    arguments = parse(DetectArguments, "detect", argv, example)
+    from bag_tools.pipeline import detect_source, open_source, run
+    from streampetr_core.console import check_writable, progress
+    from streampetr_core.detector import Detector
+    from tracking.tracker import Tracker
+
+    scenes = arguments.scenes or None
+    sources = open_source(arguments.source, arguments.version, arguments.split, scenes)
+    check_writable(arguments.out)
+    detector = Detector.from_checkpoint(
+        arguments.weights, model=arguments.model, backend=arguments.backend, device=arguments.device
+    )
+    frames = (frame for source in sources for frame in source)
+    shown = progress(frames, "detecting", sum(map(len, sources)))
+    results = run(detect_source(shown, detector), Tracker() if arguments.track else None)
+    _report(results.counts, results.write_detections(arguments.out))
+    if arguments.track:
+        print(f"wrote {results.write_tracks(arguments.out)} ({results.counts['track boxes']} boxes)")
+    return 0
+
+
+@dataclass
+class TrackArguments:
+    """Tracks from detections; writes OUT/tracks.json, a nuScenes tracking submission."""
+
+    source: Positional[Path]
+    """A nuScenes detection submission (.json), or a bag that holds recorded boxes."""
+    out: Path
+    """Folder for tracks.json."""
+    dataroot: Path | None = None
+    """Root of the nuScenes-format data set, for stamps and ego poses (the images need not be there)."""
+    version: str = "v1.0-mini"
+    """Folder of tables below it."""
+    split: str | None = None
+    """Official split, or one of VERSION/splits.json; all scenes where not given."""
+    topic: str = "/perception_node/boxes"
+    """Topic of the boxes in a bag."""
+
+
+def track(argv: list[str]) -> int:
+    """`streampetr track`: tracks from a detection submission or a bag with boxes."""
+    example = "streampetr track detections.json --dataroot /data/nuscenes --split mini_val --out out"
+    arguments = parse(TrackArguments, "track", argv, example)
+    from bag_tools.pipeline import PipelineError, detections_of_split, recorded_boxes, run
+    from streampetr_core.console import check_writable, progress
+    from tracking.nuscenes_format import read_submission
+    from tracking.tracker import Tracker
+
+    check_writable(arguments.out)
+    if arguments.source.suffix == ".json":
+        if arguments.dataroot is None:
+            raise PipelineError(
+                "a detection submission has no stamps and poses; name its data set with --dataroot"
+            )
+        submission = read_submission(arguments.source, "detection")
+        items = detections_of_split(submission, arguments.dataroot, arguments.version, arguments.split)
+        total = len(submission.results)
+    else:
+        items, total = recorded_boxes(arguments.source, arguments.topic), None
+    results = run(progress(items, "tracking", total), Tracker())
+    _report(results.counts, results.write_tracks(arguments.out), "track boxes")
+    return 0
+
+
+def _report(counts: Counter[str], path: Path, boxes: str = "boxes") -> None:
+    """What a run did, in a few lines."""
+    without = counts["key frames without images"]
+    gone = f" ({without} without images: empty lists)" if without else ""
+    print(f"wrote {path}: {counts['key frames']} key frames{gone}, {counts[boxes]} boxes")
+    between = counts["frames"] - counts["key frames"]
+    extras = [f"{between} frames between key frames"] if between else []
+    extras += [f"{name} {count}" for name, count in counts.items() if "resets" in name and count]
+    extras += [f"{counts['warnings']} warnings"] if counts["warnings"] else []
+    if extras:
+        print("; ".join(extras))
