@@ -119,9 +119,8 @@ class BagFile:
         try:
             return typestore().deserialize_cdr(message.data, message.type_name)
         except Exception as error:  # rosbags lets struct, index and Unicode errors through
-            raise BagError(
-                f"{self.path}: message on {message.topic} at {message.log_ns} ns is no {message.type_name} ({error})"
-            ) from error
+            where = f"{self.path}: message on {message.topic} at {message.log_ns} ns"
+            raise BagError(f"{where} is no {message.type_name} ({error})") from error
 
     def _connections(self) -> list[Connection]:
         return self._opened().connections

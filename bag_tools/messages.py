@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import struct
 from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -97,6 +98,18 @@ def new_ros_message(type_name: str) -> Any:
 def stamp_to_ns(stamp: Any) -> int:
     """Integer nanoseconds of a builtin_interfaces/Time."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def stamp_of_cdr(data: bytes | memoryview) -> int:
+    """Nanoseconds of the header stamp of a serialised message that begins with a std_msgs/Header, unparsed.
+
+    Raises:
+        MessageError: when there are fewer bytes than a stamp has.
+    """
+    if len(data) < 12:
+        raise MessageError(f"a message of {len(data)} bytes holds no header")
+    seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
+    return seconds * 1_000_000_000 + nanoseconds
 
 
 def fill_header(header: Any, stamp_ns: int, frame_id: str) -> None:

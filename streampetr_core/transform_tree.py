@@ -14,7 +14,7 @@ class TransformError(StreamPETRError):
 
 
 class TransformTree:
-    """Frames, each with one parent, as /tf_static gives them; a later transform of a frame replaces the earlier."""
+    """Frames, each with one parent, as /tf_static gives them; a later transform replaces an earlier."""
 
     def __init__(self) -> None:
         self._parents: dict[str, tuple[str, NDArray[np.float64]]] = {}
