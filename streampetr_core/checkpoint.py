@@ -1,4 +1,4 @@
-"""Weights in and out of files: own .safetensors, and the published .pth files without running anything they contain."""
+"""Weights in and out of files: own .safetensors, and the published .pth files without running what they contain."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def save_checkpoint(
     overwrite: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the weights as .safetensors with the variant's name in the metadata; shared heads are stored once each.
+    """Write the weights as .safetensors with the variant's name in the metadata; shared heads are stored once.
 
     Args:
         half: the big tensors as float16, half the size.

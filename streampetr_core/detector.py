@@ -232,9 +232,7 @@ class Detector:
                     f"snapshot has a memory of {memory.embedding.shape[-1]} channels, model '{self.model_name}' "
                     f"needs {self.variant.embed_dims}; restore it into the model it came from"
                 )
-        self._state = DetectorState(
-            memory, state.stamp_ns, state.map_from_model, state.scene, state.pending_reset
-        )
+        self._state = DetectorState(memory, state.stamp_ns, state.map_from_model, state.scene, state.pending_reset)
 
     def _prepared(self, frame: Frame) -> tuple[Tensor | None, ...]:
         def one(image: NDArray[np.uint8] | None, camera: CameraModel) -> Tensor | None:

@@ -1,7 +1,7 @@
 """From a frame's poses and calibrations to the tensors of the network, composed in float64.
 
-Cameras fire tens of milliseconds apart; their extrinsics are carried through the ego motion to the reference instant,
-as the training data do.
+Cameras fire tens of milliseconds apart; their extrinsics are carried through the ego motion to the reference
+instant, as the training data do.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def frame_matrices(frame: Frame, size: tuple[int, int], present: NDArray[np.bool
     motion = np.tile(np.eye(4), (len(frame.rig), 1, 1))
     poses = frame.map_from_ego_at_camera[present]
     if not np.isfinite(poses).all():
-        bad = [n for n, p in zip(frame.rig.names, frame.map_from_ego_at_camera, strict=True) if not np.isfinite(p).all()]
-        raise FrameError(f"frame {frame.stamp_ns}: the ego pose at {', '.join(bad)} contains NaN or infinity")
+        named = zip(frame.rig.names, present, frame.map_from_ego_at_camera, strict=True)
+        bad = ", ".join(name for name, used, pose in named if used and not np.isfinite(pose).all())
+        raise FrameError(f"frame {frame.stamp_ns}: the ego pose at {bad} contains NaN or infinity")
     motion[present] = inverse(poses) @ frame.map_from_ego
     return rig_matrices(frame.rig, size, motion)

@@ -1,4 +1,4 @@
-"""The one way from a camera's bytes to the pixels that the network sees: decode, undistort, resize, crop, normalise.
+"""The one way from a camera's bytes to the network's pixels: decode, undistort, resize, crop, normalise.
 
 Training, evaluation and the node all come through here, so they make the same pixels. Legend: `h w` network input.
 """
@@ -32,7 +32,7 @@ class ImageError(StreamPETRError):
 def decode_jpeg(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) RGB pixels of a compressed image; lets go of the GIL while it decodes.
 
-    Any format OpenCV reads is taken. The EXIF orientation is ignored: a calibration belongs to the sensor's pixels.
+    Any format OpenCV reads is taken. The EXIF orientation is ignored: a calibration is of the sensor's pixels.
 
     Raises:
         ImageError: on empty, truncated or otherwise undecodable data.
@@ -90,7 +90,7 @@ def image_plan(width: int, height: int, size: tuple[int, int]) -> ImagePlan:
 
 
 def network_intrinsics(camera: CameraModel, size: tuple[int, int]) -> NDArray[np.float64]:
-    """(3, 3) intrinsics of the network's image of height, width `size`; float64, the plan's matrix rounded to float32."""
+    """(3, 3) float64 intrinsics of the network's image of height, width `size`."""
     plan = image_plan(camera.width, camera.height, size)
     return plan.network_from_image().astype(np.float64) @ camera.intrinsics
 
@@ -142,7 +142,7 @@ def normalize(pixels: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def prepare(image: NDArray[np.uint8], camera: CameraModel, size: tuple[int, int]) -> torch.Tensor:
-    """A camera's full image, uint8 (H, W, 3) RGB -> the network's, float32 (3, h, w); safe to call from any thread.
+    """A camera's full image, uint8 (H, W, 3) RGB -> the network's, float32 (3, h, w); safe from any thread.
 
     Raises:
         ImageError: when the image has not the size that the camera was calibrated for.

@@ -1,7 +1,7 @@
 """The 3D head: image tokens and memory in, class logits, boxes and the next memory out.
 
-Parameter names are those of the published checkpoints. Legend: `B` batch, `N` cameras, `T` image tokens, `P` queries
-prepended by training, `L` learned queries, `K` propagated queries, `Q` = L + K, `M` memory entries, `C` channels.
+Parameter names are those of the published checkpoints. Legend: `B` batch, `N` cameras, `T` image tokens, `P`
+queries prepended by training, `L` learned queries, `K` propagated queries, `Q` = L + K, `M` memory entries, `C` channels.
 """
 
 from __future__ import annotations
@@ -104,9 +104,7 @@ class Head(nn.Module):
             self.time_embedding = nn.Sequential(nn.Linear(dims, dims), nn.LayerNorm(dims))
             self.ego_pose_pe = ConditionalNorm(180, dims)
             self.ego_pose_memory = ConditionalNorm(180, dims)
-        decoder = Decoder(
-            dims, variant.num_heads, variant.feedforward_dims, variant.num_layers, variant.dropout
-        )
+        decoder = Decoder(dims, variant.num_heads, variant.feedforward_dims, variant.num_layers, variant.dropout)
         self.transformer = Transformer(decoder)
 
     def encode_position(self, geometry: FrameGeometry, height: int, width: int) -> PositionEncoding:
@@ -194,9 +192,7 @@ class Head(nn.Module):
             memory = empty_memory(batch, length, self.variant.embed_dims, like.device)
             starts = like.new_ones(batch)
         else:
-            memory = enter_frame(
-                memory, length, geometry.model_from_world, geometry.timestamp, geometry.continues
-            )
+            memory = enter_frame(memory, length, geometry.model_from_world, geometry.timestamp, geometry.continues)
             if geometry.continues is None:
                 return memory
             starts = 1.0 - geometry.continues

@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Memory:
-    """Queries of past frames. Between frames, points and poses are in the world frame, inside a frame in its model frame.
+    """Queries of past frames: between frames in the world frame, inside a frame in its model frame.
 
     Attributes:
         embedding: (B, M, C) decoder output.
@@ -97,8 +97,9 @@ def leave_frame(
     chosen = boxes.gather(1, index[..., None].expand(-1, -1, boxes.shape[-1]))
     batch = embedding.shape[0]
     identity = torch.eye(4, dtype=memory.pose.dtype, device=memory.pose.device).expand(batch, count, 4, 4)
+    best = embedding.gather(1, index[..., None].expand(-1, -1, embedding.shape[-1]))
     joined = Memory(
-        torch.cat((embedding.gather(1, index[..., None].expand(-1, -1, embedding.shape[-1])), memory.embedding), 1),
+        torch.cat((best, memory.embedding), 1),
         torch.cat((chosen[..., :3], memory.reference), 1),
         torch.cat((memory.timestamp.new_zeros(batch, count, 1), memory.timestamp), 1),
         torch.cat((identity, memory.pose), 1),

@@ -38,7 +38,7 @@ class StreamPETR(nn.Module):
         return features.unflatten(0, images.shape[:2])
 
     def encode_position(self, geometry: FrameGeometry, image_size: tuple[int, int]) -> PositionEncoding:
-        """The calibration's share of the tokens for images of height, width; keep it while the calibration stays."""
+        """The calibration's share of the tokens for images of height, width; good while the calibration stays."""
         stride = self.variant.stride
         return self.pts_bbox_head.encode_position(geometry, image_size[0] // stride, image_size[1] // stride)
 

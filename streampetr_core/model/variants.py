@@ -1,4 +1,4 @@
-"""Every network of the family as one frozen value; a variant is another one with the fields replaced that differ."""
+"""Every network of the family as one frozen value; a variant is another one with the differing fields replaced."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Variant:
     Attributes:
         name: as in `build_model(name)`.
         input_size: height and width of the network's images, pixels; multiples of 32.
-        backbone_depth: 18 or 50, a ResNet; `backbone_width` is the number of channels after its stem (64 = standard).
+        backbone_depth: 18 or 50, a ResNet; `backbone_width` is its stem's number of channels (64 = standard).
         embed_dims, num_heads, num_layers, feedforward_dims: of the transformer decoder.
         num_queries: learned queries.
-        num_propagated: queries taken over from the memory; also how many a frame gives to it (top-k). 0 = no memory.
+        num_propagated: queries taken over from the memory; also how many a frame gives to it. 0 = no memory.
         memory_length: entries kept from frame to frame.
         dropout: in training.
         class_names: of the 3D head, in order.
@@ -75,6 +75,7 @@ PETR_R50_704 = replace(
     code_weights=(1.0,) * 8 + (0.2, 0.2),
     has_auxiliary_head=False,
 )
+FOCAL_PETR_R50_704 = replace(PETR_R50_704, name="focal_petr_r50_704", has_auxiliary_head=True)
 TINY = replace(
     R50_704_428Q,
     name="tiny",
@@ -91,7 +92,9 @@ TINY = replace(
     max_boxes=200,
 )
 
-VARIANTS: dict[str, Variant] = {v.name: v for v in (R50_704_428Q, R50_704_900Q, PETR_R50_704, TINY)}
+VARIANTS: dict[str, Variant] = {
+    v.name: v for v in (R50_704_428Q, R50_704_900Q, PETR_R50_704, FOCAL_PETR_R50_704, TINY)
+}
 
 
 def variant(name: str) -> Variant:
