@@ -105,7 +105,7 @@ class CameraSynchronizer:
     `Rewind`s. A set comes out as soon as every camera has its image; `max_wait_ns` after the anchor's arrival it
     comes out with the cameras absent that are not there, if at least `min_cameras` are. A set that is whole also
     ends the waiting of older ones. A camera that has missed four cycles is not waited for until it is back. Where
-    the anchor camera lost an image, or all of them, the next camera in order anchors the set. Images are used once.
+    the anchor camera lost one image or all, the next camera in order anchors the set. Images are used once.
 
     Not thread safe: call it from one thread or under a lock.
 
@@ -372,11 +372,13 @@ class CameraSynchronizer:
         for camera, queue in self._queues.items():
             counts, mine = self.counts[camera], matched.get(camera)
             kept = [item for item in queue if item.stamp > self._floor.get(camera, item.stamp - 1)]
-            if mine is not None and enough:
-                counts.used += 1
-                counts.dropped += len(queue) - len(kept) - 1
-            else:
-                counts.unmatched += len(queue) - len(kept)
+            for item in queue[: len(queue) - len(kept)]:
+                if item is mine and enough:
+                    counts.used += 1
+                elif mine is not None and enough and item.stamp >= anchor.center - skew:
+                    counts.dropped += 1
+                else:
+                    counts.unmatched += 1
             self._queues[camera] = kept
         if not enough:
             self.sets.skipped += 1
