@@ -12,6 +12,58 @@ from streampetr_core.console import parse
 
 
 @dataclass
+class ConvertArguments:
+    """Bags from a nuScenes-format root, one MCAP a scene, original JPEG bytes; or such a root from a bag.
+
+    Where the first argument is a bag, the second becomes a nuScenes-format root made from it.
+    """
+
+    source: Positional[Path]
+    """Root of a nuScenes-format data set, or a bag (folder or .mcap)."""
+    out: Positional[Path]
+    """Folder for the bags, OUT/<scene>/, or the new root. Nothing is overwritten."""
+    version: str = "v1.0-mini"
+    """Folder of tables below the root."""
+    split: str | None = None
+    """Official split, or one of VERSION/splits.json; all scenes where not given."""
+    scenes: tuple[str, ...] = ()
+    """Scene names instead of a split."""
+    sweeps: bool = True
+    """Also the images between key frames, where the data set has them."""
+    verify: bool = False
+    """Reread each bag and compare it with the data set; exit status 1 on a difference."""
+
+
+def convert(argv: list[str]) -> int:
+    """`streampetr convert`: nuScenes-format root -> bags, and back."""
+    example = "streampetr convert /data/nuscenes out/bags --version v1.0-mini --scenes scene-0103 --verify"
+    arguments = parse(ConvertArguments, "convert", argv, example)
+    from bag_tools.bag_file import is_bag
+
+    if is_bag(arguments.source):
+        from bag_tools.convert_back import convert_bag
+
+        print(convert_bag(arguments.source, arguments.out, version=arguments.version))
+        return 0
+    from bag_tools.convert import convert_nuscenes
+
+    reports = convert_nuscenes(
+        arguments.source,
+        arguments.out,
+        arguments.version,
+        arguments.split,
+        list(arguments.scenes) or None,
+        arguments.sweeps,
+    )
+    print(*reports, sep="\n")
+    if not arguments.verify:
+        return 0
+    from bag_tools.verify import verify_reports
+
+    return 0 if verify_reports(reports, arguments.source, arguments.version, arguments.sweeps) else 1
+
+
+@dataclass
 class DetectArguments:
     """Boxes from bags or a nuScenes-format root; writes OUT/detections.json, a nuScenes submission."""
 

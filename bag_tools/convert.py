@@ -45,6 +45,16 @@ class SceneReport:
     sweep_sets: int
     messages: int
 
+    def __str__(self) -> str:
+        absent = f", {self.absent_images} absent images skipped" if self.absent_images else ""
+        if self.path is None:
+            return f"{self.scene}: none of {self.absent_images} images is there, no bag written"
+        sweeps = f" + {self.sweep_sets} sets between them" if self.sweep_sets else ""
+        return (
+            f"{self.path}: {self.key_frames} key frames{sweeps}, {self.images} images{absent}, "
+            f"{self.messages} messages"
+        )
+
 
 @dataclass(frozen=True)
 class _Event:
