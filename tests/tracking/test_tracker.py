@@ -1,0 +1,230 @@
+"""What a robot may expect of the tracker."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streampetr_core.boxes import NUSCENES_CLASSES, Boxes3D
+from tracking import Tracker, TrackerConfig
+from tracking.config import ClassParameters, TrackerConfigError
+from tracking.tracker import TrackerError
+
+CAR, TRUCK, PEDESTRIAN = (NUSCENES_CLASSES.index(name) for name in ("car", "truck", "pedestrian"))
+EGO = np.eye(4)
+
+
+def boxes(places: list, seconds: float, label: int = CAR, velocity=None, score: float = 0.8, **other) -> Boxes3D:
+    """Cars at (x, y) places, heading along x."""
+    places = np.asarray(places, dtype=float).reshape(-1, 2)
+    n = len(places)
+    return Boxes3D(
+        center=np.column_stack([places, np.ones(n)]),
+        size=np.tile([4.5, 1.9, 1.6], (n, 1)),
+        yaw=np.zeros(n),
+        velocity=None if velocity is None else np.asarray(velocity, dtype=float).reshape(n, 2),
+        score=np.full(n, score),
+        label=np.full(n, label),
+        frame_id="map",
+        stamp_ns=round(seconds * 1e9) + 1_600_000_000_000_000_000,
+        **other,
+    )
+
+
+def near(tracks: Boxes3D, x: float, y: float) -> int:
+    """Id of the track nearest to a place."""
+    return int(tracks.track_id[np.hypot(tracks.center[:, 0] - x, tracks.center[:, 1] - y).argmin()])
+
+
+@pytest.mark.parametrize("with_velocity", [True, False])
+def test_crossing_objects_keep_their_ids(with_velocity: bool) -> None:
+    tracker = Tracker()
+    velocity = [[8.0, 0.0], [0.0, 8.0]]
+    ids = []
+    for t in np.arange(0, 5, 0.5):
+        # two cars through the same crossing, half a second apart
+        places = [[-20 + 8 * t, 0.0], [0.0, -16 + 8 * t]]
+        tracks = tracker.step(boxes(places, t, velocity=velocity if with_velocity else None), EGO)
+        ids.append([near(tracks, *places[0]), near(tracks, *places[1])])
+    assert ids[0][0] != ids[0][1]
+    assert ids == [ids[0]] * len(ids)
+
+
+def test_an_object_hidden_for_a_second_keeps_its_id() -> None:
+    tracker = Tracker()
+    for t in np.arange(0, 3, 0.5):
+        before = tracker.step(boxes([[5 * t, 10]], t), EGO)
+    tracker.step(boxes([], 3.0), EGO)
+    tracker.step(boxes([], 3.5), EGO)
+    after = tracker.step(boxes([[20, 10]], 4.0), EGO)
+    assert after.track_id.tolist() == before.track_id.tolist()
+
+
+def test_a_lost_track_is_predicted_briefly_and_with_a_lower_score() -> None:
+    tracker = Tracker()
+    for t in np.arange(0, 3, 0.5):
+        before = tracker.step(boxes([[5 * t, 10]], t), EGO)
+    first = tracker.step(boxes([], 3.0), EGO)
+    assert first.track_id.tolist() == before.track_id.tolist()
+    assert first.center[0, 0] == pytest.approx(15.0, abs=0.5)
+    assert first.score[0] < before.score[0]
+    assert len(tracker.step(boxes([], 4.5), EGO)) == 0
+
+
+def test_a_track_dies_after_max_age() -> None:
+    config = TrackerConfig()
+    tracker = Tracker(config)
+    for t in np.arange(0, 2, 0.5):
+        before = tracker.step(boxes([[10, 10]], t), EGO)
+    for t in np.arange(2, 2 + config.max_age + 0.5, 0.5):
+        tracker.step(boxes([], t), EGO)
+    after = tracker.step(boxes([[10, 10]], 2.5 + config.max_age), EGO)
+    assert set(after.track_id).isdisjoint(before.track_id)
+
+
+def test_steps_of_any_length_track_alike() -> None:
+    tracker = Tracker()
+    stamps = np.cumsum([0, 0.5, 0.08, 0.08, 0.9, 0.02, 0.5, 1.3, 0.5])
+    ids = {near(tracker.step(boxes([[3 * t, -t + 8]], t), EGO), 3 * t, -t + 8) for t in stamps}
+    assert len(ids) == 1
+    assert tracker._last.velocity[0] == pytest.approx([3, -1], abs=0.3)
+
+
+def test_a_rewind_and_a_gap_start_anew_with_fresh_ids() -> None:
+    tracker = Tracker()
+    first = tracker.step(boxes([[0, 5]], 10.0), EGO)
+    back = tracker.step(boxes([[0, 5]], 2.0), EGO)
+    assert tracker.last_reset_reason == "time_back"
+    gap = tracker.step(boxes([[0, 5]], 2.1 + tracker.config.max_gap), EGO)
+    assert tracker.last_reset_reason == "gap"
+    assert len({*first.track_id, *back.track_id, *gap.track_id}) == 3
+    assert tracker.reset_counts == {"time_back": 1, "gap": 1}
+
+
+def test_a_late_frame_changes_nothing() -> None:
+    tracker, reference = Tracker(), Tracker()
+    for t in (0.0, 0.1, 0.2):
+        reference.step(boxes([[t, 5]], t), EGO)
+        newest = tracker.step(boxes([[t, 5]], t), EGO)
+    late = tracker.step(boxes([[30, 30]], 0.15), EGO)
+    again = tracker.step(boxes([[30, 30]], 0.2), EGO)
+    assert late is newest
+    assert again is newest
+    assert tracker.late_frames == 2
+    expected, got = (tr.step(boxes([[0.3, 5]], 0.3), EGO) for tr in (reference, tracker))
+    np.testing.assert_array_equal(got.center, expected.center)
+    np.testing.assert_array_equal(got.track_id, expected.track_id)
+
+
+def test_two_scenes_in_a_row_share_no_id() -> None:
+    tracker = Tracker()
+    first = tracker.step(boxes([[0, 5], [9, 5]], 0.0), EGO, scene="a")
+    second = tracker.step(boxes([[0, 5], [9, 5]], 0.5), EGO, scene="b")
+    third = tracker.step(boxes([[0, 5], [9, 5]], 1.0), EGO, scene="b")
+    assert set(first.track_id).isdisjoint(second.track_id)
+    assert sorted(second.track_id) == sorted(third.track_id)
+    tracker.reset()
+    assert set(tracker.step(boxes([[0, 5]], 1.5), EGO).track_id).isdisjoint(third.track_id)
+
+
+def test_the_order_of_boxes_does_not_matter() -> None:
+    rng = np.random.default_rng(11)
+    one, two = Tracker(), Tracker()
+    places = rng.uniform(-40, 40, (60, 2))
+    for t in np.arange(0, 4, 0.5):
+        places = places + rng.normal(0, 0.3, places.shape)
+        seen = boxes(places, t, score=0.5)
+        order = rng.permutation(len(seen))
+        a, b = one.step(seen, EGO), two.step(seen[order], EGO)
+        np.testing.assert_array_equal(a.track_id, b.track_id)
+        np.testing.assert_array_equal(a.center, b.center)
+        np.testing.assert_array_equal(a.score, b.score)
+
+
+@pytest.mark.parametrize("missing", [0.0, np.nan])
+def test_velocity_of_zero_or_nan_is_not_measured(missing: float) -> None:
+    tracker = Tracker()
+    for t in np.arange(0, 4, 0.5):
+        tracks = tracker.step(boxes([[6 * t, 3]], t, velocity=[[missing, missing]]), EGO)
+    # a measured zero would have held the track back
+    assert tracks.velocity[0] == pytest.approx([6, 0], abs=0.5)
+    assert np.isfinite(tracks.velocity).all()
+
+
+def test_measured_velocity_is_used_at_once() -> None:
+    tracker = Tracker()
+    first = tracker.step(boxes([[0, 5]], 0.0, velocity=[[12, 0]]), EGO)
+    second = tracker.step(boxes([[6, 5]], 0.5, velocity=[[12, 0]]), EGO)
+    assert second.track_id.tolist() == first.track_id.tolist()
+    assert second.velocity[0] == pytest.approx([12, 0], abs=1.0)
+
+
+def test_one_object_seen_twice_along_the_ray_is_one_track() -> None:
+    tracks = Tracker().step(boxes([[40.0, 0.0], [42.0, 0.05]], 0.0), EGO)
+    assert len(tracks) == 1
+    # the same distance across the ray is two objects
+    assert len(Tracker().step(boxes([[40.0, -1.5], [40.0, 1.5]], 0.0), EGO)) == 2
+
+
+def test_a_flipped_box_does_not_turn_the_track() -> None:
+    tracker = Tracker()
+    for k, t in enumerate(np.arange(0, 4, 0.5)):
+        seen = boxes([[6 * t, 3]], t)
+        if k == 5:
+            seen = Boxes3D(**{**vars(seen), "yaw": np.array([np.pi])})
+        tracks = tracker.step(seen, EGO)
+        assert abs(tracks.yaw[0]) < 0.1
+
+
+def test_boxes_beyond_their_class_range_are_left_aside() -> None:
+    far = boxes([[45, 0]], 0.0, label=PEDESTRIAN)
+    assert len(Tracker().step(far, EGO)) == 0
+    pose = np.eye(4)
+    pose[0, 3] = 20.0
+    assert len(Tracker().step(far, pose)) == 1
+
+
+def test_same_input_same_output() -> None:
+    rng = np.random.default_rng(3)
+    frames = [boxes(rng.uniform(-30, 30, (40, 2)), t) for t in np.arange(0, 3, 0.5)]
+    one, two = Tracker(), Tracker()
+    for frame in frames:
+        a, b = one.step(frame, EGO), two.step(frame, EGO)
+        np.testing.assert_array_equal(a.center, b.center)
+        np.testing.assert_array_equal(a.track_id, b.track_id)
+
+
+def test_empty_frames_are_fine() -> None:
+    tracker = Tracker()
+    for t in (0.0, 0.5, 1.0):
+        assert len(tracker.step(Boxes3D.empty("map", round(t * 1e9)), EGO)) == 0
+    assert len(tracker.step(boxes([[0, 5]], -1.6e9 + 1.5), EGO)) == 1
+
+
+def test_without_an_ego_pose_it_still_tracks() -> None:
+    tracker = Tracker()
+    ids = {int(tracker.step(boxes([[1000 + 2 * t, 70]], t)).track_id[0]) for t in np.arange(0, 3, 0.5)}
+    assert len(ids) == 1
+
+
+def test_boxes_it_cannot_use_are_refused() -> None:
+    with pytest.raises(TrackerError, match="base_link"):
+        Tracker().step(Boxes3D.empty("base_link"))
+    with pytest.raises(TrackerError, match="center"):
+        Tracker().step(boxes([[np.nan, 0]], 0.0))
+    tracker = Tracker()
+    tracker.step(boxes([[0, 0]], 0.0))
+    with pytest.raises(TrackerError, match="class list"):
+        tracker.step(boxes([[0, 0]], 0.5, label=0, class_names=("car",)))
+
+
+def test_other_class_lists_work() -> None:
+    tracks = Tracker().step(boxes([[0, 0]], 0.0, label=1, class_names=("forklift", "pallet")))
+    assert tracks.names().tolist() == ["pallet"]
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(TrackerConfigError, match="max_age"):
+        TrackerConfig(max_age=0)
+    with pytest.raises(TrackerConfigError, match="speed"):
+        ClassParameters(speed=-1)
