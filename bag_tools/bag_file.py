@@ -41,6 +41,19 @@ class RawMessage:
     data: bytes
 
 
+def decode_message(message: RawMessage) -> Any:
+    """The message as an object of rosbags' class for its type.
+
+    Raises:
+        BagError: for unknown types and bytes that do not fit the type.
+    """
+    try:
+        return typestore().deserialize_cdr(message.data, message.type_name)
+    except Exception as error:  # rosbags lets struct, index and Unicode errors through
+        where = f"message on {message.topic} at {message.log_ns} ns"
+        raise BagError(f"{where} is no {message.type_name} ({error!r})") from error
+
+
 def is_bag(path: Path | str) -> bool:
     """Whether a path looks like a bag: an .mcap or .db3 file, or a folder that holds one."""
     path = Path(path)
@@ -125,10 +138,9 @@ class BagFile:
             BagError: for unknown types and bytes that do not fit the type.
         """
         try:
-            return typestore().deserialize_cdr(message.data, message.type_name)
-        except Exception as error:  # rosbags lets struct, index and Unicode errors through
-            where = f"{self.path}: message on {message.topic} at {message.log_ns} ns"
-            raise BagError(f"{where} is no {message.type_name} ({error})") from error
+            return decode_message(message)
+        except BagError as error:
+            raise BagError(f"{self.path}: {error}") from error
 
     def _connections(self) -> list[Connection]:
         return self._opened().connections

@@ -4,38 +4,39 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bag_tools import messages
-from bag_tools.bag_file import BagError, BagFile, RawMessage
+from bag_tools.bag_file import BagError, BagFile, RawMessage, decode_message
 from bag_tools.bag_plan import BagPlan, BagTopics, make_plan, update_cameras
+from bag_tools.describe import BagDescription, CameraSummary, describe
 from bag_tools.set_grouping import PATIENCE_NS, Grouping, ImageSet, SampleGrouping, TimeGrouping
+from streampetr_core.assembly import assemble_frame
 from streampetr_core.boxes import Boxes3D
 from streampetr_core.cameras import CameraModel, CameraRig
+from streampetr_core.ego_motion import EgoMotionBuffer, EgoMotionError
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.frame import Frame
-from streampetr_core.geometry import interpolate
+
+__all__ = ["BagDescription", "BagError", "BagReader", "BagTopics", "CameraSummary", "describe"]
 
 
-class EgoMotionBuffer:
-    def __init__(self) -> None:
-        self._poses: dict[int, NDArray[np.float64]] = {}
+@dataclass(frozen=True)
+class PosedSet:
+    """A camera set with what a frame needs, images undecoded; answers `at` as ego motion at its own instants."""
 
-    def add(self, stamp_ns: int, map_from_ego: NDArray[np.float64]) -> None:
-        self._poses[stamp_ns] = map_from_ego
+    images: ImageSet
+    rig: CameraRig
+    poses: dict[int, NDArray[np.float64]]
+    ground_truth: Boxes3D | None
 
     def at(self, stamp_ns: int) -> NDArray[np.float64]:
-        if stamp_ns in self._poses:
-            return self._poses[stamp_ns]
-        before = max((s for s in self._poses if s < stamp_ns), default=None)
-        after = min((s for s in self._poses if s > stamp_ns), default=None)
-        if before is None or after is None:
-            raise BagError(f"no ego pose at {stamp_ns}")
-        fraction = (stamp_ns - before) / (after - before)
-        return interpolate(self._poses[before], self._poses[after], fraction)
+        """`map_from_ego` (4, 4) at the reference instant or an image's stamp."""
+        return self.poses[stamp_ns]
 
 
 class BagReader:
@@ -73,16 +74,63 @@ class BagReader:
         return self.plan.sets
 
     def __iter__(self) -> Iterator[Frame]:
+        return (self.decode(group) for group in self.sets())
+
+    def sets(self) -> Iterator[PosedSet]:
+        """The camera sets with poses and ground truth, their images still serialised: for those who copy bytes."""
         self.counts = Counter()
         with BagFile(self.path) as bag:
             stream = _Stream(bag, self.plan, self.counts)
             for message in bag.messages(self.plan.read):
                 stream.take(message)
-                yield from self._wanted(stream.frames(message.log_ns))
-            yield from self._wanted(stream.frames(stream.now_ns, at_end=True))
+                yield from self._wanted(stream.finished(message.log_ns))
+            yield from self._wanted(stream.finished(stream.now_ns, at_end=True))
+        if not stream.given:
+            why = stream.last_problem or "no set of images came together"
+            raise BagError(f"{self.path}: {len(self)} sets, but no frame could be made of any: {why}")
 
-    def _wanted(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        return (frame for frame in frames if frame.is_key_frame or not self.key_frames_only)
+    def decode(self, group: PosedSet) -> Frame:
+        """The frame of a set; images that cannot be decoded become None, with a warning."""
+        images: dict[str, NDArray[np.uint8]] = {}
+        warnings = list(group.images.warnings)
+        for name, (_, message) in group.images.images.items():
+            try:
+                images[name] = decode_image(message)
+            except StreamPETRError as error:
+                warnings.append(f"{name}: {error}")
+                self.counts["corrupt images"] += 1
+        return assemble_frame(
+            group.rig,
+            images,
+            {name: stamp for name, (stamp, _) in group.images.images.items()},
+            group,
+            stamp_ns=group.images.stamp_ns,
+            scene=group.images.scene,
+            sample_token=group.images.sample_token,
+            is_key_frame=group.images.is_key_frame,
+            ground_truth=group.ground_truth,
+            warnings=warnings,
+        )
+
+    def _wanted(self, sets: Iterator[PosedSet]) -> Iterator[PosedSet]:
+        return (group for group in sets if group.images.is_key_frame or not self.key_frames_only)
+
+
+def decode_image(message: RawMessage) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) RGB of a serialised CompressedImage or Image.
+
+    Raises:
+        ImageError, BagError: for content that is no image.
+    """
+    from streampetr_core.preprocessing import decode_jpeg  # costs the import of torch
+    from streampetr_core.raw_images import image_from_raw
+
+    image = decode_message(message)
+    if message.type_name == messages.COMPRESSED_IMAGE:
+        return decode_jpeg(memoryview(image.data))
+    return image_from_raw(
+        image.encoding, image.height, image.width, image.step, image.data, bool(image.is_bigendian)
+    )
 
 
 class _Stream:
@@ -92,7 +140,8 @@ class _Stream:
         self.bag, self.plan, self.counts = bag, plan, counts
         self.now_ns = 0
         self._motion = EgoMotionBuffer()
-        self._newest_pose_ns = -1
+        self.given = 0
+        self.last_problem = ""
         self._cameras = {camera.name: camera for camera in plan.rig.cameras}
         self._calibrations: dict[str, bytes] = {}
         self._rig = plan.rig
@@ -118,19 +167,20 @@ class _Stream:
         elif topic == plan.topics.sample:
             self._grouping.add_sample(self.bag.decode(message), self.now_ns)
 
-    def frames(self, now_ns: int, at_end: bool = False) -> Iterator[Frame]:
-        """Frames of the sets for which everything is there, or has been waited for long enough."""
+    def finished(self, now_ns: int, at_end: bool = False) -> Iterator[PosedSet]:
+        """The sets for which everything is there, or has been waited for long enough."""
         self._waiting.extend(self._grouping.ready(now_ns, at_end))
         while self._waiting and (at_end or self._is_complete(self._waiting[0], now_ns)):
-            frame = self._frame(self._waiting.popleft())
-            if frame is not None:
-                yield frame
+            group = self._posed(self._waiting.popleft())
+            if group is not None:
+                self.given += 1
+                yield group
 
     def _is_complete(self, group: ImageSet, now_ns: int) -> bool:
         if now_ns > group.latest_ns + PATIENCE_NS:
             return True
         expects_truth = self.plan.has_ground_truth and bool(group.sample_token)
-        return self._newest_pose_ns >= group.latest_ns and (not expects_truth or group.stamp_ns in self._truth)
+        return self._motion.covers(group.latest_ns) and (not expects_truth or group.stamp_ns in self._truth)
 
     def _calibrate(self, name: str, message: RawMessage) -> None:
         """Take over a calibration where it differs from the last one (the stamp does not count)."""
@@ -158,58 +208,26 @@ class _Stream:
                 self._add_pose(messages.stamp_to_ns(item.header.stamp), messages.transform_matrix(item))
 
     def _add_pose(self, stamp_ns: int, map_from_ego: NDArray[np.float64]) -> None:
+        if self._motion.went_back(stamp_ns):
+            self._motion.clear()
+            self.counts["rewinds"] += 1
         self._motion.add(stamp_ns, map_from_ego)
-        self._newest_pose_ns = max(self._newest_pose_ns, stamp_ns)
 
-    def _frame(self, group: ImageSet) -> Frame | None:
-        """Decode a set; None, and counted, where the robot's pose at its instants is not in the bag."""
-        names = self._rig.names
-        images: list[NDArray[np.uint8] | None] = [None] * len(names)
-        stamps = np.full(len(names), group.stamp_ns, dtype=np.int64)
-        warnings = list(group.warnings)
-        for index, name in enumerate(names):
-            if name not in group.images:
-                continue
-            stamp, message = group.images[name]
-            try:
-                images[index] = self._decode(message)
-                stamps[index] = stamp
-            except StreamPETRError as error:
-                warnings.append(f"{name}: {error}")
-                self.counts["corrupt image"] += 1
-        try:
-            map_from_ego = self._motion.at(group.stamp_ns)
-            poses = np.stack([self._motion.at(int(stamp)) for stamp in stamps])
-        except StreamPETRError:
-            self.counts["no ego pose at the set's instants"] += 1
-            return None
+    def _posed(self, group: ImageSet) -> PosedSet | None:
+        """A set with its poses; None, and counted, where the robot's pose at its instants is not in the bag."""
+        if group.warnings:
+            self.counts["missing images"] += len(group.warnings)
         truth = self._truth.pop(group.stamp_ns, None)
         for stamp in [stamp for stamp in self._truth if stamp < group.stamp_ns - PATIENCE_NS]:
             del self._truth[stamp]
-        return Frame(
-            stamp_ns=group.stamp_ns,
-            images=tuple(images),
-            image_stamps_ns=stamps,
-            rig=self._rig,
-            map_from_ego=map_from_ego,
-            map_from_ego_at_camera=poses,
-            scene=group.scene,
-            sample_token=group.sample_token,
-            is_key_frame=group.is_key_frame,
-            ground_truth=truth,
-            warnings=tuple(warnings),
-        )
-
-    def _decode(self, message: RawMessage) -> NDArray[np.uint8]:
-        from streampetr_core.preprocessing import decode_jpeg  # costs the import of torch
-        from streampetr_core.raw_images import image_from_raw
-
-        decoded = self.bag.decode(message)
-        if message.type_name == messages.COMPRESSED_IMAGE:
-            return decode_jpeg(memoryview(decoded.data))
-        return image_from_raw(
-            decoded.encoding, decoded.height, decoded.width, decoded.step, decoded.data, bool(decoded.is_bigendian)
-        )
+        stamps = {group.stamp_ns, *(stamp for stamp, _ in group.images.values())}
+        try:
+            poses = {stamp: self._motion.at(stamp) for stamp in stamps}
+        except EgoMotionError as error:
+            self.counts["sets without an ego pose"] += 1
+            self.last_problem = str(error)
+            return None
+        return PosedSet(group, self._rig, poses, truth)
 
 
 def _same(a: CameraModel, b: CameraModel) -> bool:

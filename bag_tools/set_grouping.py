@@ -21,6 +21,7 @@ class ImageSet:
     stamp_ns: int
     images: dict[str, tuple[int, RawMessage]]
     scene: str = ""
+    scene_name: str = ""
     sample_token: str = ""
     is_key_frame: bool = True
     warnings: tuple[str, ...] = ()
@@ -69,9 +70,8 @@ class SampleGrouping:
             self._infos.popleft()
             found = {n: (s, self._images.pop((n, s))) for n, s in wanted.items() if n not in missing}
             warnings = tuple(f"{name}: image {wanted[name]} ns is not in the bag" for name in missing)
-            sets.append(
-                ImageSet(reference, found, info.scene, info.sample_token, bool(info.is_key_frame), warnings)
-            )
+            names, key = (info.scene, info.scene_name, info.sample_token), bool(info.is_key_frame)
+            sets.append(ImageSet(reference, found, *names, key, warnings))
         oldest = min((s for info in self._infos for s in info.image_stamps_ns if s >= 0), default=now_ns)
         for key in [key for key in self._images if key[1] < min(oldest, now_ns) - PATIENCE_NS]:
             del self._images[key]  # belongs to no set
@@ -103,4 +103,4 @@ class TimeGrouping:
         for event in events:
             if isinstance(event, CameraSet):
                 images = {name: (event.stamps_ns[name], event.payloads[name]) for name in event.payloads}
-                self._sets.append(ImageSet(event.stamp_ns, images, self._scene))
+                self._sets.append(ImageSet(event.stamp_ns, images, self._scene, self._scene))
