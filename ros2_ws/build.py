@@ -90,6 +90,7 @@ def build(wheels: Path) -> str:
         import numpy
 
         repair_wheels.repair(wheels, sysconfig.get_paths()["include"], numpy.get_include())
+    print("building the ROS 2 interfaces (about a minute the first time)", flush=True)
     colcon("streampetr_msgs", *backfill, environment=environment)
     # linked, not copied: what is edited is what runs
     colcon("streampetr", environment=environment, options=["--symlink-install"])
@@ -101,11 +102,15 @@ def colcon(*packages: str, environment: Mapping[str, str], options: list[str] | 
     """Run `colcon build` for these packages into one merged prefix."""
     command = [sys.executable, "-m", "colcon", "--log-base", "log", "build", "--merge-install", *(options or [])]
     command += ["--base-paths", "src", "backfill", "--packages-select", *packages]
-    command += ["--event-handlers", "console_cohesion-", "console_direct-", "desktop_notification-"]
+    command += ["--event-handlers", "desktop_notification-"]
     command += ["--cmake-args", f"-DPython3_EXECUTABLE={sys.executable}", "-DBUILD_TESTING=OFF"]
-    if subprocess.run(command, cwd=WORKSPACE, env=dict(environment), stdin=subprocess.DEVNULL).returncode:
+    done = subprocess.run(
+        command, cwd=WORKSPACE, env=dict(environment), stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode:
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
         raise BuildError(
-            f"colcon build {' '.join(packages)} failed; its output is in {WORKSPACE / 'log/latest_build'}"
+            f"colcon build {' '.join(packages)} failed; see above and {WORKSPACE / 'log/latest_build'}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start pytest anew with the ROS 2 environment, once: tests import rclpy however pytest was called."""
     from streampetr.environment import RosEnvironmentError, ensure_ros
 
-    capture = config.pluginmanager.getplugin("capturemanager")
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
     if capture is not None:
         capture.suspend_global_capture(in_=True)  # the new process must write to the real outputs
     try:
