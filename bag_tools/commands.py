@@ -161,9 +161,8 @@ def _report(counts: Counter[str], path: Path, boxes: str = "boxes") -> None:
     without = counts["key frames without images"]
     gone = f" ({without} without images: empty lists)" if without else ""
     print(f"wrote {path}: {counts['key frames']} key frames{gone}, {counts[boxes]} boxes")
-    between = counts["frames"] - counts["key frames"]
-    extras = [f"{between} frames between key frames"] if between else []
-    extras += [f"{name} {count}" for name, count in counts.items() if "resets" in name and count]
-    extras += [f"{counts['warnings']} warnings"] if counts["warnings"] else []
-    if extras:
-        print("; ".join(extras))
+    extras = {"frames between key frames": counts["frames"] - counts["key frames"]}
+    extras |= {name: counts[name] for name in ("memory resets", "warnings")}
+    said = [f"{count} {name}" for name, count in extras.items() if count]
+    if said:
+        print("; ".join(said))

@@ -82,7 +82,7 @@ class Results:
 
     Attributes:
         detections, tracks: sample token -> rows; an empty list where nobody looked.
-        counts: frames, frames without images, boxes, warnings, resets by reason.
+        counts: frames, key frames, those without images, boxes, warnings, memory resets.
     """
 
     detections: dict[str, list[Row]] = field(default_factory=dict)
@@ -93,8 +93,7 @@ class Results:
         """File the rows of one instant; instants between key frames are only counted."""
         self.counts["frames"] += 1
         self.counts["warnings"] += len(item.warnings)
-        if item.reset_reason:
-            self.counts[f"memory resets: {item.reset_reason.split(' ')[0]}"] += 1
+        self.counts["memory resets"] += item.reset_reason not in ("", "first frame")
         if not item.is_key_frame:
             return
         self.counts["key frames"] += 1
