@@ -24,8 +24,9 @@ class EgoMotionError(StreamPETRError):
 class EgoMotionBuffer:
     """Poses of the robot in the map by time, interpolated: linear in place, slerp in rotation.
 
-    Poses may come in any order; one at a stamp that is there already replaces it. At most `size` are kept, the
-    oldest going first. Between poses more than `MAX_GAP_NS` apart, and further than `tolerance_ns` outside them, `at`
+    Poses may come somewhat out of order; one at a stamp that is there already replaces it. One that is far behind
+    the newest says that time was turned back: all others are forgotten. At most `size` are kept, the
+    oldest going first. Between poses more than `MAX_GAP_NS` apart, and further than `tolerance_ns` outside, `at`
     refuses.
 
     Not thread safe.
@@ -47,7 +48,7 @@ class EgoMotionBuffer:
         return len(self._stamps)
 
     def add(self, stamp_ns: int, map_from_ego: ArrayLike) -> None:
-        """Keep one pose (4, 4).
+        """Keep one pose (4, 4); forget all others where its stamp is more than `REWIND_NS` behind the newest.
 
         Raises:
             EgoMotionError: when it is not a finite 4x4 transform.
@@ -55,6 +56,8 @@ class EgoMotionBuffer:
         pose = np.asarray(map_from_ego, dtype=np.float64)
         if pose.shape != (4, 4) or not np.isfinite(pose).all():
             raise EgoMotionError(f"ego motion {self.name} at {_seconds(stamp_ns)}: not a finite 4x4 transform")
+        if self._stamps and stamp_ns < self._stamps[-1] - REWIND_NS:
+            self.clear()
         index = bisect_left(self._stamps, stamp_ns)
         if index < len(self._stamps) and self._stamps[index] == stamp_ns:
             self._poses[index] = pose
@@ -65,7 +68,7 @@ class EgoMotionBuffer:
             del self._stamps[0], self._poses[0]
 
     def clear(self) -> None:
-        """Forget every pose (time went back)."""
+        """Forget every pose."""
         self._stamps.clear()
         self._poses.clear()
 
@@ -74,9 +77,10 @@ class EgoMotionBuffer:
         """First and last stamp; None without poses."""
         return (self._stamps[0], self._stamps[-1]) if self._stamps else None
 
-    def went_back(self, stamp_ns: int) -> bool:
-        """Whether a pose of this stamp means that time was turned back: the rule is the synchroniser's."""
-        return bool(self._stamps) and stamp_ns < self._stamps[-1] - REWIND_NS
+    def forget_after(self, stamp_ns: int) -> None:
+        """Forget the poses later than an instant: time went back, as somebody else noticed first."""
+        index = bisect_right(self._stamps, stamp_ns)
+        del self._stamps[index:], self._poses[index:]
 
     def covers(self, stamp_ns: int) -> bool:
         """Whether poses on both sides, or right at the instant, are there: nothing later can change `at`."""

@@ -117,6 +117,8 @@ class CameraSynchronizer:
         max_wait_ns: longest waiting after the anchor's arrival, in the clock of `now_ns`.
         min_cameras: fewest images of a set; by default half the cameras, rounded up.
         use_reference: wait for `add_reference` as for a camera.
+        reference_wait_ns: takes the place of `max_wait_ns` where the reference stream names the images. It may be
+            long: what is named has been sent, and a newer set that is whole ends the waiting.
         queue_size: images kept waiting per camera.
 
     Raises:
@@ -132,6 +134,7 @@ class CameraSynchronizer:
         max_wait_ns: int = 100 * MILLISECOND,
         min_cameras: int = 0,
         use_reference: bool = False,
+        reference_wait_ns: int = 5000 * MILLISECOND,
         queue_size: int = 8,
     ) -> None:
         self.cameras = tuple(cameras)
@@ -151,6 +154,7 @@ class CameraSynchronizer:
         self.max_wait_ns = max_wait_ns
         self.min_cameras = min_cameras or (len(self.cameras) + 1) // 2
         self.use_reference = use_reference
+        self.reference_wait_ns = reference_wait_ns
         self.queue_size = queue_size
         self.counts = {camera: CameraCounts() for camera in self.cameras}
         self.sets = SetCounts()
@@ -312,7 +316,7 @@ class CameraSynchronizer:
 
     def _match(self, anchor: _Anchor, skew: int) -> dict[str, _Item]:
         """The waiting images that belong to an anchor, in the cameras' order."""
-        expected = anchor.item.expected if anchor.name == REFERENCE else None
+        expected = anchor.item.expected
         matched = {}
         for camera in self.cameras:
             queue = self._queues[camera]
@@ -343,8 +347,8 @@ class CameraSynchronizer:
     def _is_ready(self, anchor: _Anchor, skew: int) -> bool:
         """Whether nothing more is to be waited for."""
         matched = self._match(anchor, skew)
-        if anchor.name == REFERENCE and anchor.item.expected is not None:
-            return len(matched) == len(anchor.item.expected)
+        if anchor.item.expected is not None:
+            return all(camera in matched or self._clock.is_silent(camera) for camera in anchor.item.expected)
         if self._clock.period is None:  # without a period the skew is only a guess: give it until max_wait
             return False
         missing = [camera for camera in self.cameras if camera not in matched]
@@ -355,7 +359,9 @@ class CameraSynchronizer:
     def _drain(self, now: int) -> list[CameraSet | Rewind]:
         events: list[CameraSet | Rewind] = []
         while anchors := self._anchors(skew := self.skew_ns):
-            due = now - anchors[0].item.arrival >= self.max_wait_ns
+            oldest = anchors[0].item
+            wait = self.max_wait_ns if oldest.expected is None else self.reference_wait_ns
+            due = now - oldest.arrival >= wait
             if not due and not any(self._is_ready(anchor, skew) for anchor in anchors):
                 break
             # A newer set that is whole ends the waiting of the older ones: they go first, as they are.
@@ -415,7 +421,7 @@ class CameraSynchronizer:
 
     def _raise_floor(self, anchor: _Anchor, matched: dict[str, _Item], reference: _Item | None, skew: int) -> None:
         """Remember up to which stamp each stream has had its set, so that later arrivals are late."""
-        expected = anchor.item.expected if anchor.name == REFERENCE else None
+        expected = anchor.item.expected
         if reference is not None:
             self._floor[REFERENCE] = reference.stamp
         self._references = [r for r in self._references if r.stamp > self._floor.get(REFERENCE, r.stamp - 1)]

@@ -32,8 +32,8 @@ def test_given_poses_come_back_bit_for_bit():
 
 def test_interpolation_in_any_order_of_arrival():
     rng = np.random.default_rng(5)
-    buffer = filled(rng.permutation(np.linspace(0, 2, 21)))
-    for value in rng.uniform(0, 2, 50):
+    buffer = filled(rng.permutation(np.linspace(0, 0.5, 21)))
+    for value in rng.uniform(0, 0.5, 50):
         np.testing.assert_allclose(buffer.at(T0 + round(value * S)), pose(value), atol=1e-6)
 
 
@@ -61,8 +61,6 @@ def test_a_gap_is_not_bridged():
 
 def test_empty_and_cleared_buffers_say_so():
     buffer = filled(np.linspace(0, 1, 5))
-    assert buffer.went_back(T0)
-    assert not buffer.went_back(T0 + S // 2)
     buffer.clear()
     assert buffer.range_ns is None
     with pytest.raises(EgoMotionError, match="no pose has come"):
@@ -73,9 +71,17 @@ def test_bounded_and_replaced():
     buffer = filled(np.arange(100) * 0.1, size=10)
     assert len(buffer) == 10
     assert buffer.range_ns == (T0 + 9 * S, T0 + round(9.9 * S))
-    buffer.add(T0 + 9 * S, pose(50.0))
+    buffer.add(T0 + round(9.5 * S), pose(50.0))
     assert len(buffer) == 10
-    np.testing.assert_array_equal(buffer.at(T0 + 9 * S), pose(50.0))
+    np.testing.assert_array_equal(buffer.at(T0 + round(9.5 * S)), pose(50.0))
+
+
+def test_time_that_goes_back_begins_anew():
+    buffer = filled(np.append(np.linspace(0, 10, 101), 3.0))
+    assert buffer.range_ns == (T0 + 3 * S, T0 + 3 * S)
+    buffer = filled(np.linspace(0, 10, 101))
+    buffer.forget_after(T0 + 4 * S)
+    assert buffer.range_ns == (T0, T0 + 4 * S)
 
 
 def test_a_single_pose_stands_still_and_nan_is_refused():

@@ -290,8 +290,8 @@ def test_fast_cameras_shrink_the_default_skew():
 
 
 def test_reference_stream_says_exactly_which_images_belong_together():
-    """Stamps that no skew could pair; an image that never comes ends in a partial set after max_wait."""
-    sync = CameraSynchronizer(("a", "b"), use_reference=True, max_wait_ns=100 * MS, min_cameras=1)
+    """Stamps that no skew could pair; an image that never comes ends in a partial set."""
+    sync = CameraSynchronizer(("a", "b"), use_reference=True, reference_wait_ns=100 * MS, min_cameras=1)
     stamps = {0: {"a": START, "b": START + 300 * MS}, 1: {"a": START + 200 * MS, "b": START + 500 * MS}}
     events = sync.add_reference(START + 310 * MS, "first", 0, stamps[0])
     events += sync.add("a", stamps[0]["a"], 0, 1 * MS)
