@@ -54,14 +54,6 @@ def decode_message(message: RawMessage) -> Any:
         raise BagError(f"{where} is no {message.type_name} ({error!r})") from error
 
 
-def is_bag(path: Path | str) -> bool:
-    """Whether a path looks like a bag: an .mcap or .db3 file, or a folder that holds one."""
-    path = Path(path)
-    if path.is_dir():
-        return (path / "metadata.yaml").is_file() or any(path.glob("*.mcap")) or any(path.glob("*.db3"))
-    return path.suffix in (".mcap", ".db3")
-
-
 class BagFile:
     """A bag open for reading; use it as a context manager.
 
