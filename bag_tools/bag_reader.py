@@ -200,18 +200,12 @@ class _Stream:
         decoded = self.bag.decode(message)
         names = self.plan.topics
         if self.plan.motion_type == messages.ODOMETRY:
-            self._add_pose(messages.stamp_to_ns(decoded.header.stamp), messages.pose_matrix(decoded.pose.pose))
+            self._motion.add(messages.stamp_to_ns(decoded.header.stamp), messages.pose_matrix(decoded.pose.pose))
             return
         for item in decoded.transforms:
             frames = (item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/"))
             if frames == (names.map_frame, names.base_frame):
-                self._add_pose(messages.stamp_to_ns(item.header.stamp), messages.transform_matrix(item))
-
-    def _add_pose(self, stamp_ns: int, map_from_ego: NDArray[np.float64]) -> None:
-        if self._motion.went_back(stamp_ns):
-            self._motion.clear()
-            self.counts["rewinds"] += 1
-        self._motion.add(stamp_ns, map_from_ego)
+                self._motion.add(messages.stamp_to_ns(item.header.stamp), messages.transform_matrix(item))
 
     def _posed(self, group: ImageSet) -> PosedSet | None:
         """A set with its poses; None, and counted, where the robot's pose at its instants is not in the bag."""
