@@ -131,9 +131,8 @@ def _needed_span(source: int, target: int, start: int, stop: int) -> tuple[int, 
     return first * source_step, last * source_step, first * target_step, last * target_step
 
 
-_TABLE = np.ascontiguousarray(
-    ((np.arange(256, dtype=np.float32)[:, None] - np.float32(MEAN_RGB)) / np.float32(STD_RGB)).reshape(256, 1, 3)
-)
+_MEAN, _STD = np.array(MEAN_RGB, np.float32), np.array(STD_RGB, np.float32)
+_TABLE = ((np.arange(256, dtype=np.float32)[:, None] - _MEAN) / _STD).reshape(256, 1, 3)
 
 
 def normalize(pixels: NDArray[np.uint8]) -> torch.Tensor:

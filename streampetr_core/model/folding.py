@@ -20,6 +20,8 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
             if not isinstance(child, nn.BatchNorm2d):
                 continue
             before = name.replace("bn", "conv") if name.startswith("bn") else str(int(name) - 1)
-            setattr(parent, before, fuse_conv_bn_eval(children[before], child))
+            convolution = children[before]
+            assert isinstance(convolution, nn.Conv2d)
+            setattr(parent, before, fuse_conv_bn_eval(convolution, child))
             setattr(parent, name, nn.Identity())
     return folded

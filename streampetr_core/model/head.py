@@ -1,7 +1,8 @@
 """The 3D head: image tokens and memory in, class logits, boxes and the next memory out.
 
 Parameter names are those of the published checkpoints. Legend: `B` batch, `N` cameras, `T` image tokens, `P`
-queries prepended by training, `L` learned queries, `K` propagated queries, `Q` = L + K, `M` memory entries, `C` channels.
+queries prepended by training, `L` learned queries, `K` propagated queries, `Q` = L + K, `M` memory entries,
+`C` channels.
 """
 
 from __future__ import annotations

@@ -66,15 +66,12 @@ class ResNet(nn.Module):
         block = Bottleneck if depth >= 50 else BasicBlock
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        channels = width
-        for stage, count in enumerate(_BLOCKS[depth]):
-            stage_width = width << stage
-            blocks = []
-            for index in range(count):
-                blocks.append(block(channels, stage_width, 2 if stage > 0 and index == 0 else 1))
-                channels = stage_width * block.expansion
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.out_channels = (channels // 2, channels)
+        counts, out = _BLOCKS[depth], block.expansion
+        self.layer1 = _stage(block, counts[0], width, width, 1)
+        self.layer2 = _stage(block, counts[1], width * out, 2 * width, 2)
+        self.layer3 = _stage(block, counts[2], 2 * width * out, 4 * width, 2)
+        self.layer4 = _stage(block, counts[3], 4 * width * out, 8 * width, 2)
+        self.out_channels = (4 * width * out, 8 * width * out)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -93,6 +90,13 @@ class ResNet(nn.Module):
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         return self
+
+
+def _stage(
+    block: type[BasicBlock] | type[Bottleneck], count: int, in_channels: int, width: int, stride: int
+) -> nn.Sequential:
+    rest = [block(width * block.expansion, width, 1) for _ in range(count - 1)]
+    return nn.Sequential(block(in_channels, width, stride), *rest)
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
