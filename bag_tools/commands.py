@@ -19,7 +19,7 @@ class ConvertArguments:
     """
 
     source: Positional[Path]
-    """Root of a nuScenes-format data set, or a bag (folder or .mcap)."""
+    """Root of a nuScenes-format data set, or a bag (folder or .mcap), or a folder of bags."""
     out: Positional[Path]
     """Folder for the bags, OUT/<scene>/, or the new root. Nothing is overwritten."""
     version: str = "v1.0-mini"
@@ -38,12 +38,12 @@ def convert(argv: list[str]) -> int:
     """`streampetr convert`: nuScenes-format root -> bags, and back."""
     example = "streampetr convert /data/nuscenes out/bags --version v1.0-mini --scenes scene-0103 --verify"
     arguments = parse(ConvertArguments, "convert", argv, example)
-    from bag_tools.bag_file import is_bag
+    from bag_tools.pipeline import find_bags
 
-    if is_bag(arguments.source):
+    if arguments.source.exists() and (bags := find_bags(arguments.source)):
         from bag_tools.convert_back import convert_bag
 
-        print(convert_bag(arguments.source, arguments.out, version=arguments.version))
+        print(convert_bag(bags, arguments.out, version=arguments.version))
         return 0
     from bag_tools.convert import convert_nuscenes
 
@@ -79,6 +79,8 @@ class DetectArguments:
     """Folder of tables below a nuScenes-format root."""
     split: str | None = None
     """Official split, or one of VERSION/splits.json; all scenes where not given."""
+    dataroot: Path | None = None
+    """For bags: the data set that they come from; its samples that the bags lack get empty lists."""
     scenes: tuple[str, ...] = ()
     """Scene names instead of a split."""
     track: bool = False
@@ -93,13 +95,18 @@ def detect(argv: list[str]) -> int:
     """`streampetr detect`: boxes from a bag or a nuScenes-format root."""
     example = "streampetr detect out/bags/scene-0103 --model r50_704_428q --weights model.safetensors --out out"
     arguments = parse(DetectArguments, "detect", argv, example)
-    from bag_tools.pipeline import detect_source, open_source, run
+    from bag_tools.nuscenes_tables import NuScenesTables
+    from bag_tools.pipeline import detect_source, fill, open_source, run
     from streampetr_core.console import check_writable, progress
     from streampetr_core.detector import Detector
     from tracking.tracker import Tracker
 
     scenes = arguments.scenes or None
-    sources = open_source(arguments.source, arguments.version, arguments.split, scenes)
+    tables = None
+    if arguments.dataroot is not None:
+        tables = NuScenesTables(arguments.dataroot, arguments.version, arguments.split, scenes)
+    chosen = (None, None) if tables else (arguments.split, scenes)
+    sources = open_source(arguments.source, arguments.version, *chosen)
     check_writable(arguments.out)
     detector = Detector.from_checkpoint(
         arguments.weights, model=arguments.model, backend=arguments.backend, device=arguments.device
@@ -107,7 +114,8 @@ def detect(argv: list[str]) -> int:
     frames = (frame for source in sources for frame in source)
     shown = progress(frames, "detecting", sum(map(len, sources)))
     results = run(detect_source(shown, detector), Tracker() if arguments.track else None)
-    _report(results.counts, results.write_detections(arguments.out))
+    filled = fill(results, tables) if tables else 0
+    _report(results.counts, results.write_detections(arguments.out), filled)
     if arguments.track:
         print(f"wrote {results.write_tracks(arguments.out)} ({results.counts['track boxes']} boxes)")
     return 0
@@ -118,11 +126,11 @@ class TrackArguments:
     """Tracks from detections; writes OUT/tracks.json, a nuScenes tracking submission."""
 
     source: Positional[Path]
-    """A nuScenes detection submission (.json), or a bag that holds recorded boxes."""
+    """A nuScenes detection submission (.json), or a bag with the boxes that a node published."""
     out: Path
     """Folder for tracks.json."""
     dataroot: Path | None = None
-    """Root of the nuScenes-format data set, for stamps and ego poses (the images need not be there)."""
+    """Root of the nuScenes-format data set: stamps and ego poses of a submission, sample tokens of a bag."""
     version: str = "v1.0-mini"
     """Folder of tables below it."""
     split: str | None = None
@@ -135,34 +143,38 @@ def track(argv: list[str]) -> int:
     """`streampetr track`: tracks from a detection submission or a bag with boxes."""
     example = "streampetr track detections.json --dataroot /data/nuscenes --split mini_val --out out"
     arguments = parse(TrackArguments, "track", argv, example)
-    from bag_tools.pipeline import PipelineError, detections_of_split, recorded_boxes, run
+    from bag_tools.nuscenes_tables import NuScenesTables
+    from bag_tools.pipeline import PipelineError, detections_of_split, fill, on_samples, recorded_boxes, run
     from streampetr_core.console import check_writable, progress
     from tracking.nuscenes_format import read_submission
     from tracking.tracker import Tracker
 
+    tables = None
+    if arguments.dataroot is not None:
+        tables = NuScenesTables(arguments.dataroot, arguments.version, arguments.split)
     check_writable(arguments.out)
     if arguments.source.suffix == ".json":
-        if arguments.dataroot is None:
-            raise PipelineError(
-                "a detection submission has no stamps and poses; name its data set with --dataroot"
-            )
+        if tables is None:
+            raise PipelineError("a submission has no stamps and poses; name its data set with --dataroot")
         submission = read_submission(arguments.source, "detection")
-        items = detections_of_split(submission, arguments.dataroot, arguments.version, arguments.split)
-        total = len(submission.results)
+        items, total = detections_of_split(submission, tables), len(submission.results)
     else:
         items, total = recorded_boxes(arguments.source, arguments.topic), None
+        items = items if tables is None else on_samples(items, tables)
     results = run(progress(items, "tracking", total), Tracker())
-    _report(results.counts, results.write_tracks(arguments.out), "track boxes")
+    filled = fill(results, tables) if tables else 0
+    _report(results.counts, results.write_tracks(arguments.out), filled, "track boxes")
     return 0
 
 
-def _report(counts: Counter[str], path: Path, boxes: str = "boxes") -> None:
-    """What a run did, in a few lines."""
+def _report(counts: Counter[str], path: Path, filled: int = 0, boxes: str = "boxes") -> None:
+    """What a detection or tracking run did, in a few lines."""
     without = counts["key frames without images"]
     gone = f" ({without} without images: empty lists)" if without else ""
     print(f"wrote {path}: {counts['key frames']} key frames{gone}, {counts[boxes]} boxes")
     extras = {"frames between key frames": counts["frames"] - counts["key frames"]}
     extras |= {name: counts[name] for name in ("memory resets", "warnings")}
+    extras["samples that the source lacks (empty lists)"] = filled
     said = [f"{count} {name}" for name, count in extras.items() if count]
     if said:
         print("; ".join(said))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,32 +196,53 @@ def find_bags(path: Path) -> list[Path]:
     return sorted(child for child in path.iterdir() if child.is_dir() and (child / "metadata.yaml").is_file())
 
 
-def detections_of_split(
-    submission: Submission, root: Path | str, version: str, split: str | None
-) -> Iterator[Detected]:
+def detections_of_split(submission: Submission, tables: NuScenesTables) -> Iterator[Detected]:
     """The boxes of a detection submission in time order, scene by scene, with stamps and poses from the tables.
 
     An empty list is taken as a key frame that nobody looked at, as `detect` writes it where there are no images.
 
     Raises:
-        PipelineError: when the submission lacks a sample of the split, or a sample has no lidar record.
+        PipelineError: when the submission lacks a sample of the tables, or a sample has no lidar record.
     """
-    tables = NuScenesTables(root, version, split)
     samples = [(scene, row) for scene in tables.scenes for row in tables.samples(scene)]
     missing = [row["token"] for _, row in samples if row["token"] not in submission.results]
     if missing:
         raise PipelineError(
-            f"{len(missing)} of {len(samples)} samples of split '{split}' are not in the detections (first: "
+            f"{len(missing)} of {len(samples)} samples of the data set are not in the detections (first: "
             f"{missing[0]}); are --dataroot, --version and --split those they were made with?"
         )
     for scene, row in samples:
         data = tables.sample_data(row)
         if LIDAR not in data:
-            raise PipelineError(f"{root}: sample {row['token']} has no {LIDAR} record, so no ego pose")
+            raise PipelineError(f"{tables.root}: sample {row['token']} has no {LIDAR} record, so no ego pose")
         stamp = nanoseconds(row["timestamp"])
         rows = submission.results[row["token"]]
         boxes = boxes_from_rows(rows, stamp) if rows else None
         yield Detected(stamp, boxes, tables.ego_pose(data[LIDAR]), scene["token"], row["token"])
+
+
+def on_samples(items: Iterable[Detected], tables: NuScenesTables) -> Iterator[Detected]:
+    """The items with the tokens of the samples that have their stamps; all others lie between key frames."""
+    found = {
+        nanoseconds(row["timestamp"]): (row["token"], scene["token"])
+        for scene in tables.scenes
+        for row in tables.samples(scene)
+    }
+    for item in items:
+        token, scene = found.get(item.stamp_ns, ("", item.scene))
+        yield replace(item, sample_token=token, scene=scene or item.scene, is_key_frame=bool(token))
+
+
+def fill(results: Results, tables: NuScenesTables) -> int:
+    """An empty list for each sample of the tables that has no rows; returns how many there were.
+
+    The official format wants every sample of a split, whether somebody looked or not.
+    """
+    wanted = [row["token"] for scene in tables.scenes for row in tables.samples(scene)]
+    missing = [token for token in wanted if token not in results.detections]
+    results.detections |= {token: [] for token in missing}
+    results.tracks |= {token: [] for token in missing}
+    return len(missing)
 
 
 def recorded_boxes(path: Path | str, topic: str = BOXES_TOPIC) -> Iterator[Detected]:

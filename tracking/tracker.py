@@ -198,7 +198,7 @@ class Tracker:
             return boxes, noise
         order = np.arange(len(boxes))
         leader = merge_groups(boxes.center[:, :2], noise, boxes.label, order, self.config.merge_distance)
-        weight = boxes.score**2
+        weight = np.maximum(boxes.score, 1e-6) ** 2
         total = np.bincount(leader, weight, len(boxes))
         center = np.stack([np.bincount(leader, weight * column, len(boxes)) for column in boxes.center.T], axis=1)
         kept = leader == order
