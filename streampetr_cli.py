@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "record": ("streampetr.commands:record", "write the nodes' outputs to a bag"),
     "verify": ("streampetr_core.commands:verify", "compare the network with reference vectors"),
     "bench": ("streampetr_core.commands:bench", "measure where a frame's time goes"),
-    "doctor": ("bag_tools.commands:doctor", "say what is installed, what works and what a bag contains"),
+    "doctor": ("streampetr.commands:doctor", "say what is installed, what works and what a bag contains"),
 }
 """verb -> ("package.module:function", one line of help). The function takes the rest of the command line."""
 
