@@ -53,3 +53,67 @@ def verify(argv: list[str]) -> int:
     if inputs and (arguments.jpeg is not None or folder.is_dir()):
         pixels = {path.name: check_pixels(path, folder) for path in inputs}
     return 0 if print_reports(reports, pixels) else 1
+
+
+@dataclass
+class BenchArguments:
+    """Measure where a frame's time goes, from JPEGs to boxes, and how that compares with plain eager float32."""
+
+    model: str = "r50_704_428q"
+    """Variant of the network."""
+    weights: str = "recipe"
+    """A file, "recipe" or "random"; the time does not depend on it."""
+    frames: int = 20
+    """Frames measured."""
+    warm_up: int = 3
+    """Frames before them."""
+    device: str = "auto"
+    """cpu, cuda or auto."""
+    backend: str = "auto"
+    """What runs the network: torch or auto."""
+    threads: int = 0
+    """CPU threads of the network; 0 = as torch chooses."""
+    size: str = "1600x900"
+    """Size of the camera images."""
+    images: Path | None = None
+    """A folder with six JPEGs of that size; made up where not given."""
+    plain: bool = True
+    """Measure plain eager float32 too, for the ratio."""
+
+
+def bench(argv: list[str]) -> int:
+    """`streampetr bench`: a table of p50, p90 and p99 by stage."""
+    arguments = parse(BenchArguments, "bench", argv, "streampetr bench --model tiny --frames 50")
+    import torch
+
+    from streampetr_core import bench as benchmark
+    from streampetr_core.bench_table import print_bench
+    from streampetr_core.detector import Detector
+    from streampetr_core.model import build_model
+
+    if arguments.frames < 1 or arguments.warm_up < 1:
+        raise benchmark.BenchError(
+            f"frames {arguments.frames}, warm-up {arguments.warm_up}: both must be at least 1"
+        )
+    width, _, height = arguments.size.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise benchmark.BenchError(f"size '{arguments.size}' is not WIDTHxHEIGHT, for example 1600x900")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    rig = benchmark.ring_rig(int(width), int(height))
+    jpegs = benchmark.camera_jpegs(arguments.images, int(width), int(height), len(rig))
+    detector = Detector.from_checkpoint(
+        arguments.weights, rig, model=arguments.model, backend=arguments.backend, device=arguments.device
+    )
+    plain = build_model(detector.model_name).to(detector.device) if arguments.plain else None
+    result = benchmark.run_bench(
+        detector,
+        plain,
+        jpegs,
+        rig,
+        arguments.frames,
+        arguments.warm_up,
+        lambda rounds: progress(rounds, "frames"),
+    )
+    print_bench(result, detector, arguments.size, sum(map(len, jpegs)) // len(jpegs), arguments.warm_up)
+    return 0

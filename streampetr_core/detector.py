@@ -7,7 +7,7 @@ coordinates nor the clock's seconds cost digits: the origin of both moves along 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,19 +172,28 @@ class Detector:
         """
         return prepare(image_rgb, camera, self.input_size)
 
-    def step(self, frame: Frame, prepared: Sequence[Tensor | None] | None = None) -> Boxes3D:
+    def step(
+        self,
+        frame: Frame,
+        prepared: Sequence[Tensor | None] | None = None,
+        *,
+        mark: Callable[[str], None] = lambda stage: None,
+    ) -> Boxes3D:
         """The boxes of a frame, in base_link, by falling score; the memory moves on.
 
         Args:
             frame: the images and poses.
             prepared: what `prepare` gave for each camera, None where absent; made from `frame.images` where
                 not given.
+            mark: called with a stage's name when the stage has been given to the device: prepare, geometry,
+                backbone, head, boxes (for benchmarks).
 
         Raises:
             DetectorError: when no camera gave an image; FrameError on poses that are not finite; ImageError. The
                 memory is then as before.
         """
         images = self._prepared(frame) if prepared is None else tuple(prepared)
+        mark("prepare")
         present = np.array([image is not None for image in images], dtype=bool)
         if len(images) != len(frame.rig) or not present.any():
             raise DetectorError(
@@ -198,13 +207,16 @@ class Detector:
             position = self._encode(matrices)
             memory = None if kind else self._state.memory
             geometry = self._geometry(frame.stamp_ns, map_from_model, matrices, present, memory is not None)
-            outputs = self._model.forward_frame(
-                self._stack(images), geometry, memory, position=position, last_only=True
-            )
+            mark("geometry")
+            features = self._model.extract_features(self._stack(images))
+            mark("backbone")
+            outputs = self._model.pts_bbox_head(features, geometry, memory, position, last_only=True)
+            mark("head")
             found = decode(outputs.logits[-1], outputs.boxes[-1], self._kept_range, self.variant.max_boxes)
             boxes, queries = self._boxes(found, frame)
             newest = outputs.memory_queries
             self.last_memory_queries = np.zeros(0, np.int64) if newest is None else newest[0].cpu().numpy()
+        mark("boxes")
         self.last_queries = queries
         self.last_reset_reason = reason
         if kind:
@@ -218,9 +230,8 @@ class Detector:
 
     def snapshot(self) -> DetectorState:
         """The memory and what it belongs to; later steps do not change it."""
-        state = self._state
         # a step makes new tensors and never writes to old ones, so they can be shared
-        return state
+        return self._state
 
     def restore(self, state: DetectorState) -> None:
         """Go on from a snapshot: the same frames then give the same boxes, bit for bit."""

@@ -1,6 +1,6 @@
 """Reference vectors: which network a file belongs to, and its inputs and outputs as tensors.
 
-Arrays are prefixed `f{i}_` for frame i and have no batch dimension. Legend: `N` cameras, `Q` queries, `P` denoising queries, `M` memory entries.
+Arrays are prefixed `f{i}_` for frame i and have no batch dimension. Legend: `N` cameras, `H W` image size.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether the network computes what the published one does: reference vectors, frame by frame.
 
-A sequence is run twice over: freely, with our own memory carried along, and from the stored state of the frame before.
+A sequence is run twice: freely, with our own memory carried along, and from the stored state of the frame before.
 Scores that are nearly equal may swap places in the top-k that fills the memory; rows that disagree are therefore
 paired anew among themselves before they count as wrong.
 """
@@ -51,7 +51,7 @@ class FrameReport:
         differences: largest absolute difference by name (see `TOLERANCE`), running freely, after pairing.
         alone: largest difference relative to its tolerance, from the stored state; None where there is none.
         swapped: rows that agree only when paired anew.
-        boxes_agree, boxes_total: decoded boxes; `boxes_wrong` counts those that disagree and are no tie at the cut.
+        boxes_agree, boxes_total: decoded boxes; `boxes_wrong` of them disagree and are no tie at the cut.
         notes: what else was compared or could not be.
     """
 
@@ -152,8 +152,8 @@ def compare_queries(
         }
         if theirs["logits"].shape != logits.shape:
             raise GoldenError(
-                f"{golden.path}: {logits_key} has shape {tuple(theirs['logits'].shape)}, model '{golden.model}' gives "
-                f"{tuple(logits.shape)}; the file belongs to another configuration"
+                f"{golden.path}: {logits_key} has shape {tuple(theirs['logits'].shape)}, model '{golden.model}' "
+                f"gives {tuple(logits.shape)}; the file belongs to another configuration"
             )
         found, count = compare_rows(ours, theirs, learned if allow_swaps else len(logits))
         swapped = max(swapped, count)
@@ -204,7 +204,7 @@ def compare_rows(
 
 
 def compare_boxes(golden: Golden, frame: int, outputs: FrameOutputs, model: StreamPETR) -> tuple[int, int, int]:
-    """(agreeing, all, wrong) decoded boxes: one to one, same class, score and box within tolerance, in any order."""
+    """(agreeing, all, wrong) decoded boxes, paired one to one: same class, score and box within tolerance."""
     kept_range = torch.tensor(model.variant.position_range)
     found = decode(outputs.logits[-1], outputs.boxes[-1], kept_range, model.variant.max_boxes)
     keep = found.inside[0].numpy()

@@ -16,13 +16,18 @@ _COLUMNS = (
     ("box xyz", "xyz"),
     ("box other", "other"),
     ("memory", "memory embedding"),
-    ("memory xyz", "memory xyz"),
+    ("mem. xyz", "memory xyz"),
 )
 
 
 def print_reports(reports: list[FrameReport], pixels: dict[str, tuple[float, int]]) -> bool:
     """One table of all frames, then the pixels by input file; True where all is within tolerance."""
-    table = Table(title="largest absolute difference from the reference", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title="largest absolute difference from the reference",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 0),
+    )
     table.add_column("", no_wrap=True)
     table.add_column("frame", no_wrap=True)
     for title in (*(title for title, _ in _COLUMNS), "decoded", "swapped", "alone"):
@@ -40,10 +45,10 @@ def print_reports(reports: list[FrameReport], pixels: dict[str, tuple[float, int
         name, number = report.golden if first else "", f"{report.frame}{' new' if report.starts else ''}"
         table.add_row(name, number, *cells, agree, str(report.swapped), alone, verdict)
     console = Console()
-    console.width = max(console.width, 110)
+    console.width = max(console.width, 100)
     console.print(table)
     console.print(
-        "frame: new = fresh memory; decoded: boxes that agree; swapped: rows of near-equal score in exchanged places; "
+        "frame: new = fresh memory; decoded: boxes that agree; swapped: near-equal rows in exchanged places; "
         "alone: largest difference from the stored state of the frame before, in parts of the tolerance",
         style="dim",
         highlight=False,
@@ -54,7 +59,7 @@ def print_reports(reports: list[FrameReport], pixels: dict[str, tuple[float, int
         good = within >= LEAST_WITHIN_ONE
         passed &= good
         console.print(
-            f"preprocessing, {name}: {within:.4%} of the pixels within one grey level, largest difference {largest} "
+            f"preprocessing, {name}: {within:.4%} of the pixels within one grey level, at most {largest} apart "
             + ("[green]ok" if good else "[bold red]FAILED"),
             highlight=False,
         )
