@@ -1,7 +1,7 @@
 # Two commands are all a newcomer needs: `make demo` and `make test`. What they need is set up first, once.
 #
 #   make setup                 environment, packages, ROS 2 interfaces; leaves .venv/bin/streampetr
-#   make demo                  CHECKPOINT=file  DATA=nuscenes-format root  OUT=out/demo
+#   make demo                  CHECKPOINT=file  MODEL=r50_704_428q  DATA=nuscenes-format root  OUT=out/demo
 #   make test                  ARGS='tests/core -q'
 #   make bench lint clean      clean keeps .venv; clean-all does not
 #
@@ -48,7 +48,8 @@ help:
 setup: $(BUILT)
 
 demo: setup
-	$(BIN)/streampetr demo --out '$(OUT)' $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(DATA),--data '$(DATA)') $(ARGS)
+	$(BIN)/streampetr demo --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)') \
+	    $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
