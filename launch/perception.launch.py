@@ -1,5 +1,5 @@
 """The perception graph on live cameras: `ros2 launch streampetr perception.launch.py --show-args`."""
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The perception graph fed by a bag: `ros2 launch streampetr replay.launch.py bag:=drive.mcap`."""
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

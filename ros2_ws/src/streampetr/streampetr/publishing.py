@@ -1,0 +1,90 @@
+"""A bag's messages on the wire as they are: raw bytes, the right types, QoS and clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rclpy.publisher import Publisher
+from rosbags.interfaces import QosDurability
+
+from bag_tools import layout
+from bag_tools.bag_file import RawMessage, Topic
+from bag_tools.replay_sets import IMAGE_TYPES
+from streampetr.ros_tools import RosToolError, Session, message_class, qos
+
+CLOCK_TOPIC = "/clock"
+CLOCK_PERIOD = 0.02
+"""Seconds of real time between two /clock messages at least."""
+
+
+class BagPublishers:
+    """One publisher a topic of a bag, and /clock.
+
+    Attributes:
+        skipped: topics whose message type is not installed -> why.
+        published: how many messages went out.
+    """
+
+    def __init__(self, session: Session, topics: Mapping[str, Topic], reliable_images: bool) -> None:
+        """Announce all topics; images go out best effort, as from a camera, unless `reliable_images`."""
+        self._session = session
+        self._publishers: dict[str, Publisher] = {}
+        images: list[str] = []
+        self.skipped: dict[str, str] = {}
+        self.published = 0
+        for topic in topics.values():
+            if topic.name == CLOCK_TOPIC:
+                continue
+            is_image = topic.type_name in IMAGE_TYPES
+            reliable, depth = reliable_images or not is_image, 10 if is_image else 100
+            profile = qos(reliable=reliable, latched=is_latched(topic.name), depth=depth)
+            try:
+                kind = message_class(topic.type_name)
+            except RosToolError as error:
+                self.skipped[topic.name] = str(error)
+                continue
+            self._publishers[topic.name] = session.node.create_publisher(kind, topic.name, profile)
+            if is_image:
+                images.append(topic.name)
+        self._watched = images or [name for name in self._publishers if not is_latched(name)]
+        clock_type = message_class("rosgraph_msgs/msg/Clock")
+        self._clock_message = clock_type()
+        self._clock = session.node.create_publisher(clock_type, CLOCK_TOPIC, qos(reliable=True, depth=10))
+        self._clock_at = -1.0
+
+    def publish(self, message: RawMessage) -> None:
+        """Send one message; those of skipped topics are passed over."""
+        publisher = self._publishers.get(message.topic)
+        if publisher is not None:
+            publisher.publish(message.data)
+            self.published += 1
+
+    def clock(self, stamp_ns: int, force: bool = False) -> None:
+        """Say what time it is in the bag; no more often than every 20 ms unless `force`."""
+        now = time.monotonic()
+        if force or now - self._clock_at >= CLOCK_PERIOD:
+            self._clock_message.clock.sec, self._clock_message.clock.nanosec = divmod(stamp_ns, 1_000_000_000)
+            self._clock.publish(self._clock_message)
+            self._clock_at = now
+
+    def unheard(self) -> list[str]:
+        """Image topics (or, where none is played, all) that nobody listens to with a QoS that fits."""
+        return [name for name in self._watched if self._publishers[name].get_subscription_count() == 0]
+
+    def heard(self) -> list[str]:
+        """Image topics (or, where none is played, all) that somebody listens to."""
+        return [name for name in self._watched if self._publishers[name].get_subscription_count() > 0]
+
+    def incompatible(self) -> list[str]:
+        """Topics that somebody wants with a QoS that ours does not satisfy."""
+        return [
+            name
+            for name, publisher in self._publishers.items()
+            if self._session.node.count_subscribers(name) > publisher.get_subscription_count()
+        ]
+
+
+def is_latched(topic: str) -> bool:
+    """Whether late subscribers of a topic get its last message."""
+    return any(profile.durability == QosDurability.TRANSIENT_LOCAL for profile in layout.qos(topic))

@@ -1,0 +1,176 @@
+"""`streampetr record`: what the nodes publish, as an MCAP bag that is whole or absent."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import tyro
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.storage_mcap import McapWriter
+
+from bag_tools import layout
+from bag_tools.convert import BAG_VERSION
+from bag_tools.messages import typestore
+from streampetr.graph import LATCHED_TOPICS, OUTPUT_TOPICS
+from streampetr.processes import stop_on_signals
+from streampetr.ros_tools import RosToolError, Session, message_class, qos, ros_session
+from streampetr_core.console import atomic_output
+from streampetr_core.errors import StreamPETRError
+
+FLUSH_SECONDS = 1.0
+"""At most so much is lost when the recorder is killed: the rest can be read from the hidden folder."""
+DISCOVERY_SECONDS = 0.5
+READY_LINE = "recording"
+"""Begins the line that is printed when the subscriptions are there."""
+
+
+class RecordError(StreamPETRError):
+    """A recording that cannot be made as asked."""
+
+
+@dataclass(frozen=True)
+class RecordArguments:
+    """Write the outputs of the nodes (or any topics) to an MCAP bag, until Ctrl-C.
+
+    The bag appears under its name at the end, whole; until then it grows in a hidden folder beside it.
+    """
+
+    out: tyro.conf.Positional[Path]
+    """Bag folder to make; must not exist."""
+    topics: tuple[str, ...] = ()
+    """Topics to record; the outputs of both nodes when empty. Others are found when somebody publishes them."""
+    duration: float = 0.0
+    """Stop after so many seconds; 0 = on Ctrl-C."""
+    until_idle: float = 0.0
+    """Stop when nothing has come for so many seconds after the first message; 0 = never."""
+
+
+def run(arguments: RecordArguments) -> int:
+    """Record until told to stop; 0, or 1 where nothing came.
+
+    Raises:
+        OutputError: when the output exists or cannot be written.
+        RecordError: when the disk is full or the recording fails otherwise; what came before is kept.
+    """
+    with stop_on_signals() as stop, atomic_output(arguments.out) as folder:
+        folder.mkdir()
+        inner = folder / arguments.out.name  # the writer names the storage after its folder
+        with ros_session("streampetr_record") as session:
+            recorder = _Recorder(inner, arguments.topics or tuple(OUTPUT_TOPICS), session)
+            try:
+                recorder.run(stop, arguments.duration, arguments.until_idle)
+            finally:
+                recorder.close()
+        for path in inner.iterdir():
+            path.rename(folder / path.name)
+        inner.rmdir()
+    for topic in recorder.topics:
+        print(f"{recorder.counts[topic]:8d}  {topic}")
+    for topic, why in recorder.skipped.items():
+        print(f"not recorded: {topic}: {why}", file=sys.stderr)
+    print(f"record: {sum(recorder.counts.values())} messages in {arguments.out}", flush=True)
+    return 0 if recorder.counts else 1
+
+
+class _Recorder:
+    """Subscriptions that hand over serialised bytes, and the writer that takes them."""
+
+    def __init__(self, path: Path, topics: tuple[str, ...], session: Session) -> None:
+        self.topics = topics
+        self.counts: Counter[str] = Counter()
+        self.skipped: dict[str, str] = {}
+        self._session = session
+        self._writer = Writer(path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
+        self._writer.open()
+        self._waiting = dict.fromkeys(topics)
+        self._latest = time.monotonic()
+        self._failure: OSError | None = None
+        for topic in topics:
+            if topic in OUTPUT_TOPICS:
+                self._subscribe(topic, OUTPUT_TOPICS[topic], reliable=True, latched=topic in LATCHED_TOPICS)
+
+    def run(self, stop: threading.Event, duration: float, until_idle: float) -> None:
+        """Take messages until `stop`, for `duration` seconds, or until none came for `until_idle` seconds."""
+        began = flushed = time.monotonic()
+        discovered = 0.0
+        print(f"{READY_LINE} {len(self.topics)} topics; Ctrl-C ends it", flush=True)
+        while not stop.is_set():
+            self._session.spin(0.05)
+            now = time.monotonic()
+            if self._failure is not None:
+                raise RecordError(f"cannot write the recording: {self._failure}; what came before is kept")
+            if self._waiting and now - discovered > DISCOVERY_SECONDS:
+                self._discover()
+                discovered = now
+            if now - flushed > FLUSH_SECONDS:
+                self._flush()
+                flushed = now
+            if duration and now - began > duration:
+                return
+            if until_idle and self.counts and now - self._latest > until_idle:
+                return
+
+    def close(self) -> None:
+        """Finish the bag."""
+        self._writer.close()
+
+    def _discover(self) -> None:
+        """Subscribe to topics that have found a publisher."""
+        known = dict(self._session.node.get_topic_names_and_types())
+        for topic in [topic for topic in self._waiting if topic in known]:
+            offers = self._session.node.get_publishers_info_by_topic(topic)
+            if not offers:
+                continue
+            profiles = [offer.qos_profile for offer in offers]
+            self._subscribe(
+                topic,
+                known[topic][0],
+                reliable=all(p.reliability == ReliabilityPolicy.RELIABLE for p in profiles),
+                latched=all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles),
+            )
+
+    def _subscribe(self, topic: str, type_name: str, *, reliable: bool, latched: bool) -> None:
+        self._waiting.pop(topic, None)
+        try:
+            kind = message_class(type_name)
+        except RosToolError as error:
+            self.skipped[topic] = str(error)
+            return
+        store = typestore()
+        if type_name not in store.fielddefs:
+            self.skipped[topic] = f"the definition of {type_name} is not known to the bag writer"
+            return
+        profile = layout.LATCHED_QOS if latched else layout.RELIABLE_QOS if reliable else layout.SENSOR_QOS
+        connection = self._writer.add_connection(topic, type_name, typestore=store, offered_qos_profiles=profile)
+        take: Callable[[bytes], None] = partial(self._take, topic, connection)
+        self._session.node.create_subscription(
+            kind, topic, take, qos(reliable=reliable, latched=latched, depth=100), raw=True
+        )
+
+    def _take(self, topic: str, connection: Connection, data: bytes) -> None:
+        try:
+            self._writer.write(connection, time.time_ns(), data)
+        except OSError as error:
+            self._failure = error
+            return
+        self.counts[topic] += 1
+        self._latest = time.monotonic()
+
+    def _flush(self) -> None:
+        """Bring what has come to the disk: the writer itself would wait for a megabyte."""
+        storage = self._writer.storage
+        if isinstance(storage, McapWriter) and storage.chunk.bio.tell():
+            try:
+                storage.close_chunk()
+                storage.bio.flush()
+            except OSError as error:
+                self._failure = error
