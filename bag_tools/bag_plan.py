@@ -158,14 +158,14 @@ def _of_type(found: dict[str, Topic], types: tuple[str, ...]) -> list[str]:
 
 
 def _check_types(bag: BagFile, found: dict[str, Topic], names: BagTopics) -> None:
-    expected = {
-        names.tf: messages.TF_MESSAGE,
-        names.tf_static: messages.TF_MESSAGE,
-        names.odometry: messages.ODOMETRY,
-        names.sample: messages.SAMPLE_INFO,
-        names.ground_truth: messages.BOX_ARRAY,
-    }
-    for name, kind in expected.items():
+    expected = (
+        (names.tf, messages.TF_MESSAGE),
+        (names.tf_static, messages.TF_MESSAGE),
+        (names.odometry, messages.ODOMETRY),
+        (names.sample, messages.SAMPLE_INFO),
+        (names.ground_truth, messages.BOX_ARRAY),
+    )
+    for name, kind in expected:
         if name in found and found[name].type_name != kind:
             raise BagError(f"{bag.path}: topic {name} is {found[name].type_name}, not {kind}; remap it")
 

@@ -151,6 +151,8 @@ class _Scene:
         first = len(self.samples)
         if is_key:
             self._add_sample(group)
+        elif group.images.stamp_ns not in {stamp for stamp, _ in group.images.images.values()}:
+            self._add_lidar(group, False, first)  # the reference instant of a set between key frames
         for name, (stamp, message) in group.images.images.items():
             camera = next(camera for camera in group.rig.cameras if camera.name == name)
             folder = Path("samples" if is_key else "sweeps") / name
@@ -204,13 +206,18 @@ class _Scene:
         index = len(self.samples)
         self.samples.append({"token": token, "timestamp": stamp // 1000, "scene_token": self.token})
         self.tables.rows["sample"][token] = self.samples[-1]
-        lidar = self._sensor(LIDAR, group.rig.ego_from_model, None)
-        pose = group.at(stamp)
-        name = f"samples/{LIDAR}/{self.name}__{LIDAR}__{stamp // 1000}.pcd.bin"  # the clouds are not in the bag
-        size = {"width": 0, "height": 0, "fileformat": "pcd"}
-        self._add_data(LIDAR, stamp, pose, lidar, True, index, filename=name, **size)
+        self._add_lidar(group, True, index)
         if group.ground_truth is not None:
-            self._add_annotations(group.ground_truth, pose, token)
+            self._add_annotations(group.ground_truth, group.at(stamp), token)
+
+    def _add_lidar(self, group: PosedSet, is_key: bool, index: int) -> None:
+        """The record that carries the reference instant and its pose; the point cloud is in no bag of ours."""
+        stamp = group.images.stamp_ns
+        sensor = self._sensor(LIDAR, group.rig.ego_from_model, None)
+        folder = "samples" if is_key else "sweeps"
+        name = f"{folder}/{LIDAR}/{self.name}__{LIDAR}__{stamp // 1000}.pcd.bin"
+        size = {"width": 0, "height": 0, "fileformat": "pcd"}
+        self._add_data(LIDAR, stamp, group.at(stamp), sensor, is_key, index, filename=name, **size)
 
     def _add_data(
         self,

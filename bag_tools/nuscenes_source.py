@@ -128,7 +128,7 @@ class NuScenesSource:
         """Annotated boxes of the ten detection classes in base_link at the reference instant.
 
         `score` is 1 for boxes with a lidar or radar point and 0 for those without, which the official evaluation
-        leaves out. `velocity` is the finite difference of `NuScenesTables.velocity`, NaN where unknown. `track_id`
+        leaves out. `velocity` is the horizontal part of `NuScenesTables.velocity`, NaN where unknown. `track_id`
         numbers the instances of the scene by first appearance (`instances` gives their tokens).
         """
         tables = self.tables
@@ -147,7 +147,7 @@ class NuScenesSource:
             center=np.array([row["translation"] for row in rows]) @ rotation.T + ego_from_map[:3, 3],
             size=np.array([row["size"] for row in rows])[:, [1, 0, 2]],  # tables hold width, length, height
             yaw=np.arctan2(heading[:, 1, 0], heading[:, 0, 0]),
-            velocity=(np.array([tables.velocity(row) for row in rows]) @ rotation.T)[:, :2],
+            velocity=np.array([tables.velocity(row)[:2] for row in rows]) @ rotation[:2, :2].T,
             score=np.array([float(row["num_lidar_pts"] + row["num_radar_pts"] > 0) for row in rows]),
             label=np.array([NUSCENES_CLASSES.index(tables.detection_name(row) or "") for row in rows]),
             track_id=np.array([numbers[row["instance_token"]] for row in rows]),
