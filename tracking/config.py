@@ -77,7 +77,9 @@ class TrackerConfig:
         max_age: a track unseen for longer dies.
         coast_time: a confirmed track unseen for no longer is still reported, at a predicted place.
         coast_score: factor on the score of such a box.
-        memory: weight of the past in a track's score at every observation, 0 to 1.
+        doubt: looks without result that a new track is thought to have behind it; the more, the slower its score
+            grows.
+        look_period: seconds after which a second look at an object tells something new.
         max_gap: a step longer than this starts anew.
         late: a frame older than the newest by no more than this is ignored; older than that is a rewind, which
             starts anew.
@@ -89,17 +91,17 @@ class TrackerConfig:
     max_age: float = 2.2
     coast_time: float = 0.8
     coast_score: float = 0.2
-    memory: float = 0.5
+    doubt: float = 1.0
+    look_period: float = 0.5
     max_gap: float = 2.0
     late: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("max_age", "max_gap"):
+        for name in ("max_age", "max_gap", "look_period"):
             if not getattr(self, name) > 0:
                 raise TrackerConfigError(f"tracker: {name} is {getattr(self, name)}; it must be positive")
-        for name in ("coast_score", "memory"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise TrackerConfigError(f"tracker: {name} is {getattr(self, name)}; it must be within 0 and 1")
+        if not 0 <= self.coast_score <= 1:
+            raise TrackerConfigError(f"tracker: coast_score is {self.coast_score}; it must be within 0 and 1")
 
     def of(self, name: str) -> ClassParameters:
         """Parameters of a class by its name."""

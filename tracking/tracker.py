@@ -15,6 +15,7 @@ from streampetr_core.boxes import Boxes3D
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.geometry import apply, inverse
 from tracking.association import assign, mahalanobis, merge_groups
+from tracking.calibration import ScoreCalibration
 from tracking.config import TrackerConfig
 from tracking.motion import position_noise, predict, update
 
@@ -35,11 +36,11 @@ class _Tracks:
         height: (T,) z of the centre.
         size: (T, 3).
         heading: (T, 2) weighted sum of the headings seen, so that a flipped box is outvoted.
-        score: (T,) fused score.
-        votes: (T, classes) score seen a class.
+        evidence: (T,) sum of the standings (see `ScoreCalibration`) of the boxes taken, weighted by `weight`.
+        weight: (T,) independent looks that took part, those in quick succession counting less than one each.
+        votes: (T, classes) the same evidence by class.
         label: (T,).
         track_id: (T,).
-        hits: (T,) boxes taken so far.
         seen_ns: (T,) stamp of the last box.
     """
 
@@ -48,11 +49,11 @@ class _Tracks:
     height: Array
     size: Array
     heading: Array
-    score: Array
+    evidence: Array
+    weight: Array
     votes: Array
     label: NDArray[np.int64]
     track_id: NDArray[np.int64]
-    hits: NDArray[np.int64]
     seen_ns: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -64,6 +65,31 @@ class _Tracks:
     def __add__(self, other: _Tracks) -> _Tracks:
         names = [item.name for item in fields(self)]
         return _Tracks(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The boxes of one frame and what the tracker knows of each.
+
+    Attributes:
+        boxes: (N) in the map.
+        noise: (N, 2, 2) of the position, m^2.
+        speed_noise: (N, 2, 2) of the velocity, (m/s)^2; where there is none, of the guess that it stands still.
+        moving: (N,) True where a velocity was measured.
+        standing: (N,) what the score is worth, 0 to 1.
+    """
+
+    boxes: Boxes3D
+    noise: Array
+    speed_noise: Array
+    moving: NDArray[np.bool_]
+    standing: Array
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, rows: NDArray) -> _Seen:
+        return _Seen(*(getattr(self, item.name)[rows] for item in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -83,7 +109,10 @@ class Tracker:
     """Tracks boxes from frame to frame.
 
     Ids are unique over the life of the tracker: a reset begins with fresh ones. The same boxes in another order
-    give the same tracks.
+    give the same tracks. What was learnt of the detector's scores outlives a reset.
+
+    The score of a track grows with the boxes it took and with how these compare with others of their class: it
+    ranks tracks, and is no probability.
 
     Args:
         config: every setting; None takes the defaults.
@@ -95,6 +124,7 @@ class Tracker:
         self.reset_counts: Counter[str] = Counter()
         self.late_frames = 0
         self._next_id = 0
+        self._class_names: tuple[str, ...] = ()
         self._clear()
 
     def reset(self, reason: str = "request") -> None:
@@ -140,16 +170,15 @@ class Tracker:
         if self._stamp_ns is None:
             self._begin(boxes.class_names)
         self._stamp_ns, self._scene = boxes.stamp_ns, scene
-        tables = self._tables
         boxes, ego = _canonical(boxes), None
         if map_from_ego is not None:
             pose = np.asarray(map_from_ego, dtype=np.float64)
             boxes, ego = self._in_range(boxes, pose), pose[:2, 3]
-        noise = position_noise(boxes.center[:, :2], ego, tables.lateral[boxes.label], tables.radial[boxes.label])
-        boxes, noise = self._merge(boxes, noise)
-        rows, columns = self._associate(boxes, noise)
-        self._update(rows, boxes[columns], noise[columns])
-        self._start(np.setdiff1d(np.arange(len(boxes)), columns), boxes, noise)
+        self._calibration.learn(boxes.score, boxes.label)
+        seen = self._merge(self._measure(boxes, ego))
+        rows, columns = self._associate(seen)
+        self._update(rows, seen[columns])
+        self._start(seen[np.setdiff1d(np.arange(len(seen)), columns)])
         age = (boxes.stamp_ns - self._tracks.seen_ns) * 1e-9
         self._tracks = self._tracks[age <= self.config.max_age]
         self._last = self._output()
@@ -158,7 +187,6 @@ class Tracker:
     def _clear(self) -> None:
         self._stamp_ns: int | None = None
         self._scene = ""
-        self._class_names: tuple[str, ...] = ()
         self._tracks = _no_tracks(0)
         self._last = Boxes3D.empty("map")
 
@@ -170,13 +198,15 @@ class Tracker:
         for name in ("center", "size", "yaw", "score"):
             if not np.isfinite(getattr(boxes, name)).all():
                 raise TrackerError(f"tracker: {name} has NaN or infinity at {boxes.stamp_ns} ns")
-        if self._class_names and boxes.class_names != self._class_names:
+        if self._stamp_ns is not None and boxes.class_names != self._class_names:
             raise TrackerError(
                 f"tracker: class list changed from {self._class_names} to {boxes.class_names}; reset the tracker"
             )
 
     def _begin(self, class_names: tuple[str, ...]) -> None:
         """Take over the class list of the first boxes."""
+        if class_names != self._class_names:
+            self._calibration = ScoreCalibration(len(class_names))
         self._class_names = class_names
         self._tracks = _no_tracks(len(class_names))
         rows = [self.config.of(name) for name in class_names]
@@ -193,80 +223,83 @@ class Tracker:
         center = apply(inverse(map_from_ego), boxes.center)
         return boxes[(np.hypot(center[:, 0], center[:, 1]) <= limit) | (limit <= 0)]
 
-    def _merge(self, boxes: Boxes3D, noise: Array) -> tuple[Boxes3D, Array]:
-        if len(boxes) < 2 or self.config.merge_distance <= 0:
-            return boxes, noise
-        order = np.arange(len(boxes))
-        leader = merge_groups(boxes.center[:, :2], noise, boxes.label, order, self.config.merge_distance)
-        weight = np.maximum(boxes.score, 1e-6) ** 2
-        total = np.bincount(leader, weight, len(boxes))
-        center = np.stack([np.bincount(leader, weight * column, len(boxes)) for column in boxes.center.T], axis=1)
-        kept = leader == order
-        merged = replace(boxes[kept], center=center[kept] / total[kept, None])
-        return merged, noise[kept]
+    def _measure(self, boxes: Boxes3D, ego: Array | None) -> _Seen:
+        tables, label = self._tables, boxes.label
+        noise = position_noise(boxes.center[:, :2], ego, tables.lateral[label], tables.radial[label])
+        # detectors without velocities write zeros or NaN
+        moving = np.isfinite(boxes.velocity).all(axis=1) & (boxes.velocity != 0).any(axis=1)
+        speed = np.where(moving, tables.velocity_noise[label], tables.speed[label])
+        speed_noise = (speed**2)[:, None, None] * np.eye(2)
+        boxes = replace(boxes, velocity=np.where(moving[:, None], boxes.velocity, 0.0))
+        return _Seen(boxes, noise, speed_noise, moving, self._calibration.standing(boxes.score, label))
 
-    def _associate(self, boxes: Boxes3D, noise: Array) -> tuple[NDArray, NDArray]:
-        tracks, tables = self._tracks, self._tables
-        if not len(tracks) or not len(boxes):
+    def _merge(self, seen: _Seen) -> _Seen:
+        """One box for each object that was seen twice: the best, at the mean of their places."""
+        n, boxes = len(seen), seen.boxes
+        if n < 2 or self.config.merge_distance <= 0:
+            return seen
+        order = np.arange(n)
+        leader = merge_groups(boxes.center[:, :2], seen.noise, boxes.label, order, self.config.merge_distance)
+        weight = np.maximum(seen.standing, 1e-6) ** 2
+        total = np.bincount(leader, weight, n)
+        center = np.stack([np.bincount(leader, weight * column, n) for column in boxes.center.T], axis=1)
+        kept = leader == order
+        merged = seen[kept]
+        return replace(merged, boxes=replace(merged.boxes, center=center[kept] / total[kept, None]))
+
+    def _associate(self, seen: _Seen) -> tuple[NDArray, NDArray]:
+        tracks, boxes = self._tracks, seen.boxes
+        if not len(tracks) or not len(seen):
             none = np.zeros(0, dtype=np.int64)
             return none, none
-        spread = tracks.covariance[:, None, :2, :2] + noise[None]
+        spread = tracks.covariance[:, None, :2, :2] + seen.noise[None]
         squared, log_determinant = mahalanobis(boxes.center[None, :, :2] - tracks.state[:, None, :2], spread)
         cost = squared + log_determinant
-        measured = _has_velocity(boxes)
-        if measured.any():
-            spread = tracks.covariance[:, None, 2:, 2:] + (tables.velocity_noise[boxes.label] ** 2)[
-                None, :, None, None
-            ] * np.eye(2)
-            delta = np.nan_to_num(boxes.velocity)[None] - tracks.state[:, None, 2:]
-            squared, log_determinant = mahalanobis(delta, spread)
-            cost = cost + np.where(measured, squared + log_determinant, 0.0)
+        if seen.moving.any():
+            spread = tracks.covariance[:, None, 2:, 2:] + seen.speed_noise[None]
+            squared, log_determinant = mahalanobis(boxes.velocity[None] - tracks.state[:, None, 2:], spread)
+            cost = cost + np.where(seen.moving, squared + log_determinant, 0.0)
         cost = np.where(tracks.label[:, None] == boxes.label[None], cost, np.inf)
-        return assign(cost, tables.gate[tracks.label][:, None])
+        return assign(cost, self._tables.gate[tracks.label][:, None])
 
-    def _update(self, rows: NDArray, boxes: Boxes3D, noise: Array) -> None:
-        tracks, tables = self._tracks, self._tables
-        state, covariance = update(tracks.state[rows], tracks.covariance[rows], boxes.center[:, :2], noise, 0)
-        measured = np.flatnonzero(_has_velocity(boxes))
-        if measured.size:
-            spread = tables.velocity_noise[boxes.label[measured], None, None] ** 2 * np.eye(2)
-            state[measured], covariance[measured] = update(
-                state[measured], covariance[measured], boxes.velocity[measured], spread, 2
+    def _update(self, rows: NDArray, seen: _Seen) -> None:
+        tracks, boxes = self._tracks, seen.boxes
+        state, covariance = update(tracks.state[rows], tracks.covariance[rows], boxes.center[:, :2], seen.noise, 0)
+        fast = np.flatnonzero(seen.moving)
+        if fast.size:
+            state[fast], covariance[fast] = update(
+                state[fast], covariance[fast], boxes.velocity[fast], seen.speed_noise[fast], 2
             )
         tracks.state[rows], tracks.covariance[rows] = state, covariance
-        tracks.hits[rows] += 1
-        share = np.maximum(1.0 / tracks.hits[rows], 0.15)
+        # looks in quick succession share their errors, so they weigh by the time between them
+        weight = np.minimum((boxes.stamp_ns - tracks.seen_ns[rows]) * 1e-9 / self.config.look_period, 1.0)
+        tracks.weight[rows] += weight
+        tracks.evidence[rows] += weight * seen.standing
+        tracks.votes[rows, boxes.label] += weight * seen.standing
+        share = np.maximum(weight / tracks.weight[rows], 0.15 * weight)
         tracks.height[rows] += share * (boxes.center[:, 2] - tracks.height[rows])
         tracks.size[rows] += share[:, None] * (boxes.size - tracks.size[rows])
-        tracks.heading[rows] = 0.7 * tracks.heading[rows] + _heading(boxes)
-        memory = self.config.memory
-        tracks.score[rows] = memory * tracks.score[rows] + (1 - memory) * boxes.score
-        tracks.votes[rows, boxes.label] += boxes.score
+        tracks.heading[rows] = 0.7 ** weight[:, None] * tracks.heading[rows] + weight[:, None] * _heading(boxes)
         tracks.seen_ns[rows] = boxes.stamp_ns
 
-    def _start(self, rows: NDArray, boxes: Boxes3D, noise: Array) -> None:
-        born, tables = boxes[rows], self._tables
-        n = len(born)
-        measured = _has_velocity(born)
-        state = np.concatenate([born.center[:, :2], np.where(measured[:, None], born.velocity, 0.0)], axis=1)
+    def _start(self, seen: _Seen) -> None:
+        n, boxes = len(seen), seen.boxes
         covariance = np.zeros((n, 4, 4))
-        covariance[:, :2, :2] = noise[rows]
-        speed = np.where(measured, tables.velocity_noise[born.label], tables.speed[born.label])
-        covariance[:, 2:, 2:] = (speed**2)[:, None, None] * np.eye(2)
+        covariance[:, :2, :2], covariance[:, 2:, 2:] = seen.noise, seen.speed_noise
         votes = np.zeros((n, len(self._class_names)))
-        votes[np.arange(n), born.label] = born.score
+        votes[np.arange(n), boxes.label] = seen.standing
         self._tracks = self._tracks + _Tracks(
-            state=state,
+            state=np.concatenate([boxes.center[:, :2], boxes.velocity], axis=1),
             covariance=covariance,
-            height=born.center[:, 2],
-            size=born.size,
-            heading=_heading(born),
-            score=born.score,
+            height=boxes.center[:, 2],
+            size=boxes.size,
+            heading=_heading(boxes),
+            evidence=seen.standing,
+            weight=np.ones(n),
             votes=votes,
-            label=born.label,
+            label=boxes.label,
             track_id=self._next_id + np.arange(n),
-            hits=np.ones(n, dtype=np.int64),
-            seen_ns=np.full(n, born.stamp_ns, dtype=np.int64),
+            seen_ns=np.full(n, boxes.stamp_ns, dtype=np.int64),
         )
         self._next_id += n
 
@@ -275,12 +308,13 @@ class Tracker:
         unseen = (self._stamp_ns - self._tracks.seen_ns) * 1e-9
         shown = unseen <= self.config.coast_time
         tracks, unseen = self._tracks[shown], unseen[shown]
+        score = tracks.evidence / (tracks.weight + self.config.doubt)
         boxes = Boxes3D(
             center=np.concatenate([tracks.state[:, :2], tracks.height[:, None]], axis=1),
             size=tracks.size,
             yaw=np.arctan2(tracks.heading[:, 1], tracks.heading[:, 0]),
             velocity=tracks.state[:, 2:],
-            score=np.where(unseen > 0, self.config.coast_score, 1.0) * tracks.score,
+            score=np.where(unseen > 0, self.config.coast_score, 1.0) * score,
             label=tracks.label,
             track_id=tracks.track_id,
             frame_id="map",
@@ -296,12 +330,7 @@ def _no_tracks(classes: int) -> _Tracks:
 
     whole = np.zeros(0, dtype=np.int64)
     kinematic = (reals(4), reals(4, 4), reals(), reals(3), reals(2))
-    return _Tracks(*kinematic, reals(), reals(classes), whole, whole, whole, whole)
-
-
-def _has_velocity(boxes: Boxes3D) -> NDArray[np.bool_]:
-    """(N,) True where a velocity was measured: detectors without one write zeros or NaN."""
-    return np.isfinite(boxes.velocity).all(axis=1) & (boxes.velocity != 0).any(axis=1)
+    return _Tracks(*kinematic, reals(), reals(), reals(classes), whole, whole, whole)
 
 
 def _heading(boxes: Boxes3D) -> Array:
