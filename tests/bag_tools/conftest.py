@@ -228,6 +228,15 @@ def same_frames() -> Callable[..., None]:
     return assert_same_frames
 
 
+@pytest.fixture(scope="session")
+def real_bag(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scene-0103 of the real data as a bag; not to be changed."""
+    root = shared / "data" / "nuscenes_mini_val"
+    report = convert_nuscenes(root, tmp_path_factory.mktemp("bags"), scenes=["scene-0103"])[0]
+    assert report.path is not None
+    return report.path
+
+
 @pytest.fixture
 def tiny_bag(tiny_root: TinyRoot, tmp_path: Path) -> Path:
     """The tiny root as a bag, sweeps included."""

@@ -143,7 +143,7 @@ def _raise_box(boxes: Any) -> None:
 TAMPERINGS: dict[str, tuple[str, Callable[[RawMessage], RawMessage | None], str]] = {
     "one bit of a JPEG": (IMAGE_TOPIC, _flip_a_jpeg_byte, "JPEG bytes"),
     "an image lost": (IMAGE_TOPIC, lambda _: None, "images"),
-    "an image stamp off by a nanosecond": (
+    "a stamp off by a nanosecond": (
         IMAGE_TOPIC,
         lambda m: _change(m, lambda c: _later(c.header)),
         "stamps",

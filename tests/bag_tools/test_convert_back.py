@@ -34,13 +34,11 @@ def test_there_and_back(tiny_root: Any, tiny_bag: Path, tmp_path: Path, same_fra
         np.testing.assert_allclose(one.map_from_ego_at_camera, other.map_from_ego_at_camera, atol=1e-9)
 
 
-def test_the_devkit_loads_it(shared: Path, tmp_path: Path) -> None:
+def test_the_devkit_loads_it(shared: Path, real_bag: Path, tmp_path: Path) -> None:
     from nuscenes import NuScenes
 
     root = shared / "data" / "nuscenes_mini_val"
-    bag = convert_nuscenes(root, tmp_path / "bags", scenes=["scene-0103"])[0].path
-    assert bag is not None
-    convert_bag(bag, tmp_path / "root")
+    convert_bag(real_bag, tmp_path / "root")
     original = NuScenes("v1.0-mini", str(root), verbose=False)
     copy = NuScenes("v1.0-mini", str(tmp_path / "root"), verbose=False)
     assert len(copy.sample) == 40

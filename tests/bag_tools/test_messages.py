@@ -127,10 +127,10 @@ def test_camera_info_there_and_back() -> None:
 def test_uncalibrated_cameras_and_broken_poses_are_refused() -> None:
     info = messages.new_message(messages.CAMERA_INFO)
     info.width, info.height = 8, 6
-    with pytest.raises(CalibrationError, match="CAM_X.*focal"):
+    with pytest.raises(CalibrationError, match=r"CAM_X.*focal"):
         messages.camera_from_info(info, "CAM_X", np.eye(4))
     info.k = np.full(9, np.nan)
-    with pytest.raises(CalibrationError, match="CAM_X.*NaN"):
+    with pytest.raises(CalibrationError, match=r"CAM_X.*NaN"):
         messages.camera_from_info(info, "CAM_X", np.eye(4))
     pose = messages.new_message("geometry_msgs/msg/Pose")
     pose.orientation.w = 0.0
