@@ -32,6 +32,7 @@ def test_options_become_parameters_and_a_replay_has_its_own_time() -> None:
         "model": "tiny",
         "cameras": ("CAM_FRONT", "CAM_BACK"),
         "reference_topic": "/streampetr/sample",
+        "image_reliability": "reliable",
     }
     assert tracker.parameters == {"use_sim_time": True}
     assert perception.parameter_files == tracker.parameter_files == ("robot.yaml",)

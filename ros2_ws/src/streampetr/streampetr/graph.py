@@ -54,6 +54,8 @@ class GraphOptions:
     """compressed = sensor_msgs/CompressedImage, raw = sensor_msgs/Image."""
     ego_motion: Literal["", "tf", "odometry"] = ""
     """Where the motion of the robot comes from: tf = /tf, odometry = nav_msgs/Odometry."""
+    image_reliability: Literal["", "best_effort", "reliable"] = ""
+    """QoS asked of images and calibrations; of a replayed bag reliable, so that none is lost, else best effort."""
     backend: str = ""
     """What runs the network; auto = the best that works here."""
     device: str = ""
@@ -124,7 +126,16 @@ class NodeSpec:
         return [sys.executable, "-m", f"{PACKAGE}.{self.executable}", *self.ros_arguments()]
 
 
-_NODE_PARAMETERS = ("model", "weights", "cameras", "transport", "ego_motion", "backend", "device")
+_NODE_PARAMETERS = (
+    "model",
+    "weights",
+    "cameras",
+    "transport",
+    "ego_motion",
+    "image_reliability",
+    "backend",
+    "device",
+)
 """Options that are parameters of perception_node of the same name."""
 
 
@@ -135,9 +146,10 @@ def nodes(options: GraphOptions) -> tuple[NodeSpec, ...]:
         ValueError: when a remapping is not of the form from:=to.
     """
     shared: dict[str, Parameter] = {"use_sim_time": True} if options.replayed else {}
-    perception = shared | {name: value for name in _NODE_PARAMETERS if (value := getattr(options, name))}
+    perception = dict(shared)
     if options.replayed:
-        perception["reference_topic"] = SAMPLE_TOPIC
+        perception |= {"reference_topic": SAMPLE_TOPIC, "image_reliability": "reliable"}
+    perception |= {name: value for name in _NODE_PARAMETERS if (value := getattr(options, name))}
     files = (options.params_file,) if options.params_file else ()
     remappings = tuple(_remapping(text) for text in options.remap)
     common: dict[str, Any] = {"parameter_files": files, "namespace": options.namespace}

@@ -27,7 +27,7 @@ class BagPublishers:
     """
 
     def __init__(self, session: Session, topics: Mapping[str, Topic], reliable_images: bool) -> None:
-        """Announce all topics; images go out best effort, as from a camera, unless `reliable_images`."""
+        """Announce all topics; images go out reliably or, as from a camera, best effort."""
         self._session = session
         self._publishers: dict[str, Publisher] = {}
         images: list[str] = []

@@ -22,7 +22,8 @@ from streampetr.ros_tools import Session, ros_session
 from streampetr_core.console import progress
 from streampetr_core.errors import StreamPETRError
 
-_SETTLED_SECONDS = 2.0
+_WAIT, _LOCKSTEP_WAIT = 5.0, 60.0
+_MATCHED_SECONDS, _SETTLED_SECONDS = 0.5, 2.0
 
 
 class ReplayError(StreamPETRError):
@@ -54,10 +55,11 @@ class ReplayArguments:
     """Play so many seconds of the bag; 0 = to the end."""
     topics: tuple[str, ...] = ()
     """Only these topics (and /tf_static); all of them when empty."""
-    wait: float = 10.0
-    """Seconds to wait for subscribers of the images (of anything, where no images are played) before it begins."""
-    reliable: bool = False
-    """Publish images with reliable QoS, as lock-step always does; otherwise best effort, as a camera driver."""
+    wait: float | None = None
+    """Seconds to wait for subscribers of the images (of all topics, where no images are played) before it begins;
+    by default 5, in lock-step 60."""
+    best_effort: bool = False
+    """Publish images best effort, as a camera driver does; otherwise reliable, which suits every subscriber."""
 
 
 def run(arguments: ReplayArguments) -> int:
@@ -103,7 +105,7 @@ class _Player:
             wanted = f"no topic {', '.join(unknown)}" if unknown else "no messages"
             raise ReplayError(f"{bag.path}: {wanted}; the bag has {', '.join(sorted(everything)) or 'nothing'}")
         self.descriptions = self._descriptions() if arguments.lockstep else []
-        self.publishers = BagPublishers(session, self.topics, arguments.reliable or arguments.lockstep)
+        self.publishers = BagPublishers(session, self.topics, not arguments.best_effort)
         for name, why in self.publishers.skipped.items():
             print(f"topic {name} is not played: {why}", file=sys.stderr)
         self.listener: ResultListener | None = None
@@ -111,6 +113,8 @@ class _Player:
             short = {"boxes": BOXES_TOPIC, "tracks": TRACKS_TOPIC}
             self.listener = ResultListener(session, short.get(arguments.wait_for, arguments.wait_for))
         self._latched = [name for name in self.topics if is_latched(name)]
+        for message in bag.messages(self._latched):
+            self.publishers.publish(message)
         self._wait_for_others()
 
     @property
@@ -142,8 +146,6 @@ class _Player:
 
     def play(self) -> int:
         """The bag once; 1 where lock-step misses results."""
-        for message in self.bag.messages(self._latched):
-            self.publishers.publish(message)
         began = time.monotonic()
         if self.listener is not None:
             lockstep = Lockstep(self.session, self.publishers, self.listener, self.arguments.timeout, self.stop)
@@ -176,23 +178,25 @@ class _Player:
             self.publishers.publish(message)
 
     def _wait_for_others(self) -> None:
-        """Let subscribers (and in lock-step the node that gives results) be found, for `wait` seconds at most.
+        """Let subscribers (and in lock-step the node that gives results) be found, within a bounded time.
 
-        Where some but not all images are listened to and nothing changes any more, the wait is over.
+        The wait is over when everything is matched and has been for a moment (a best-effort reader must know the
+        writer before it takes a message), or when some images are listened to and nothing changes any more.
         """
         listener, publishers = self.listener, self.publishers
-        deadline = time.monotonic() + self.arguments.wait
-        seen, since = None, time.monotonic()
-        while not self.stop.is_set() and (now := time.monotonic()) < deadline:
+        patience = self.arguments.wait
+        if patience is None:
+            patience = _LOCKSTEP_WAIT if listener is not None else _WAIT
+        began = since = time.monotonic()
+        before = None
+        while not self.stop.is_set() and (now := time.monotonic()) - began < patience:
             self.session.spin(0.05)
-            missing = publishers.unheard()
             answered = listener is None or listener.has_publisher()
-            if not missing and answered:
-                break
-            state = (tuple(missing), answered)
-            if state != seen:
-                seen, since = state, now
-            elif now - since > _SETTLED_SECONDS and publishers.heard() and answered:
+            state = (publishers.unheard(), publishers.incompatible(), answered)
+            if state != before:
+                before, since = state, now
+            settled = _MATCHED_SECONDS if state == ([], [], True) else _SETTLED_SECONDS
+            if answered and publishers.heard() and now - since > settled:
                 break
         if self.stop.is_set():
             return
@@ -201,7 +205,7 @@ class _Player:
             lacks = [f"publisher of {listener.topic}"] if not listener.has_publisher() else []
             lacks += ["subscriber of the images"] if not publishers.heard() else []
             raise ReplayError(
-                f"after {self.arguments.wait:g} s there is no {' and no '.join(lacks)}; start the nodes "
+                f"after {patience:g} s there is no {' and no '.join(lacks)}; start the nodes "
                 "('streampetr up --replayed') in the same ROS_DOMAIN_ID, or wait longer with --wait"
             )
         if missing:
@@ -209,6 +213,6 @@ class _Player:
         clash = publishers.incompatible()
         if clash:
             print(
-                f"subscribers of {', '.join(clash)} ask for another QoS than is offered; try --reliable",
+                f"subscribers of {', '.join(clash)} ask for another QoS; replay without --best-effort",
                 file=sys.stderr,
             )
