@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bag_tools.nuscenes_writer import make_token
 from bag_tools.rendered import raycaster, shading
 from bag_tools.rendered.ground import paint_ground
 from bag_tools.rendered.rig import EGO_CENTER_X, EGO_SIZE, make_rig, stagger_ns
@@ -322,7 +324,7 @@ class RenderedDrive:
             map_from_ego=self.map_from_ego(np.array([stamp]))[0],
             map_from_ego_at_camera=self.map_from_ego(stamps),
             scene=self.scene,
-            sample_token=token("sample", self.scene, stamp) if self.is_key_frame(index) else "",
+            sample_token=make_token("sample", self.scene, stamp) if self.is_key_frame(index) else "",
             is_key_frame=self.is_key_frame(index),
             ground_truth=truth.boxes[truth.points > 0],
         )
@@ -340,9 +342,16 @@ class RenderedDrive:
             yield self.frame(index)
 
 
-def token(*parts: object) -> str:
-    """A nuScenes token that is the same whenever the same thing is made."""
-    return hashlib.md5("/".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height of "1600x900".
+
+    Raises:
+        RenderError: when it is nothing of the kind.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match:
+        raise RenderError(f"size '{text}' is not WIDTHxHEIGHT; write for example 1600x900")
+    return int(match[1]), int(match[2])
 
 
 def make_weather(rng: np.random.Generator, fog: float | None) -> shading.Weather:
