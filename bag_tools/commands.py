@@ -178,3 +178,52 @@ def _report(counts: Counter[str], path: Path, filled: int = 0, boxes: str = "box
     said = [f"{count} {name}" for name, count in extras.items() if count]
     if said:
         print("; ".join(said))
+
+
+@dataclass
+class RenderArguments:
+    """Drives of the rendered world as a data set in the nuScenes format, images, poses and annotations.
+
+    The scenes bear official names: the first two are the split mini_val, the next eight mini_train.
+    """
+
+    out: Positional[Path]
+    """Root of the new data set. Nothing is overwritten."""
+    scenes: int = 2
+    """Drives, each in a world of its own."""
+    seconds: float = 10.0
+    """Length of each drive."""
+    seed: int = 0
+    """The same seed and options make the same data set."""
+    size: str = "1600x900"
+    """Width and height of the images."""
+    sweeps: bool = False
+    """Also the images between key frames: 12 Hz instead of 2 Hz."""
+    fog: float | None = None
+    """Extinction a metre: 0 = clear, 0.01 = haze, 0.03 = fog; drawn from the seed where not given."""
+    quality: int = 90
+    """Of the JPEGs, 1 to 100."""
+    device: str = "auto"
+    """Where the rays are cast: cpu, cuda or auto."""
+
+
+def render(argv: list[str]) -> int:
+    """`streampetr render`: drives of the rendered world in the nuScenes format."""
+    example = "streampetr render out/rendered --scenes 2 --seconds 10 --seed 7 --size 1600x900"
+    arguments = parse(RenderArguments, "render", argv, example)
+    from bag_tools.rendered.dataset_writer import write_dataset
+    from bag_tools.rendered.drive import parse_size
+
+    written = write_dataset(
+        arguments.out,
+        arguments.scenes,
+        arguments.seconds,
+        arguments.seed,
+        parse_size(arguments.size),
+        device=arguments.device,
+        fog=arguments.fog,
+        sweeps=arguments.sweeps,
+        quality=arguments.quality,
+    )
+    print(written)
+    return 0
