@@ -66,7 +66,7 @@ clean:
 	rm -rf out ros2_ws/build ros2_ws/install ros2_ws/log .pytest_cache .ruff_cache
 
 clean-all: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV).old
 
 # 1. the environment, for the first Python that will do. One made for another distribution is begun anew.
 $(CREATED):
@@ -81,7 +81,10 @@ $(CREATED):
 	done
 	if [ -z "$$chosen" ]; then echo "set-up: $$reason" >&2; exit 1; fi
 	echo "set-up: $(VENV) with Python $$version, ROS 2 from $(ROS)"
-	$$chosen -m venv $$(ls $(VENV)/.created-* >/dev/null 2>&1 && echo --clear) $(VENV)
+	rm -rf $(VENV).old
+	# moved, not emptied: an interruption leaves no mixture of two
+	if ls $(VENV)/.created-* >/dev/null 2>&1; then mv $(VENV) $(VENV).old; rm -rf $(VENV).old; fi
+	$$chosen -m venv $(VENV)
 	touch $@
 
 # 2. the packages. The devkit's numpy < 2 does not exist for Python 3.13, where it runs with numpy 2 all the same.

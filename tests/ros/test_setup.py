@@ -212,6 +212,19 @@ def test_another_distribution_begins_anew(checkout: Checkout) -> None:
     assert ".[distribution,dev]" in script
 
 
+def test_an_environment_for_something_else_leaves_nothing_behind(checkout: Checkout) -> None:
+    python = checkout.root / "fakepython"
+    python.write_text('#!/bin/sh\ncase "$2" in *version_info*) echo 3.11;; venv) mkdir -p "$3";; esac\n')
+    python.chmod(0o755)
+    for name in (".venv/.created-wheels", ".venv/lib/libros.so", ".venv.old/rest_of_an_interruption"):
+        checkout.done(name)
+    done = checkout.make(
+        ".venv/.created-jazzy", ROS_DISTRO="jazzy", AMENT_PREFIX_PATH="/opt/ros/jazzy", PYTHON=str(python)
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in checkout.root.glob(".venv*/*")] == [".created-jazzy"]
+
+
 def fake_python(folder: Path, version: str, has_venv: bool) -> Path:
     path = folder / "fakepython"
     path.write_text(
