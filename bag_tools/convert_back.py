@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bag_tools import messages
-from bag_tools.bag_file import BagError, decode_message
+from bag_tools.bag_file import BagError, RawMessage, decode_message
 from bag_tools.bag_plan import BagTopics
 from bag_tools.bag_reader import BagReader, PosedSet, decode_image
 from bag_tools.nuscenes_source import LIDAR
-from bag_tools.nuscenes_tables import DETECTION_NAMES, TABLES, Row
+from bag_tools.nuscenes_tables import Row
+from bag_tools.nuscenes_writer import CATEGORY_OF, TableWriter, chain, make_token
 from streampetr_core.boxes import Boxes3D
 from streampetr_core.cameras import CameraModel
 from streampetr_core.console import atomic_output, progress
@@ -29,8 +28,6 @@ from streampetr_core.geometry import apply, quaternion_from_matrix, quaternion_f
 KEY_FRAME_NS = 500_000_000
 """nuScenes scores at 2 Hz: in bags that do not name their key frames, the first set of each half second is one."""
 JPEG_QUALITY = 95
-_CATEGORIES = {name: category for category, name in reversed(DETECTION_NAMES.items())}
-"""Detection class -> the general category it is filed under (the first of several)."""
 
 
 @dataclass(frozen=True)
@@ -73,71 +70,64 @@ def convert_bag(
     """
     paths = [bags] if isinstance(bags, str | Path) else list(bags)
     with atomic_output(out) as folder:
-        tables = _Tables(folder)
+        output = _Output(folder)
         for path in paths:
             reader = BagReader(path, topics)
-            scene = _Scene(tables, reader)
+            scene = _Scene(output, reader)
             for group in progress(reader.sets(), Path(path).stem, len(reader)):
                 scene.add(group)
             scene.finish()
-            for what, count in reader.counts.items():
-                tables.skipped[what] += count
-        tables.write(version)
+            output.skipped.update(reader.counts)
+        output.tables.write(folder, version)
+    rows = output.tables.rows
     return BagConversion(
         root=Path(out),
         scenes=len(paths),
-        key_frames=len(tables.rows["sample"]),
-        images=tables.images,
-        copied=tables.copied,
-        boxes=len(tables.rows["sample_annotation"]),
-        skipped=dict(tables.skipped),
+        key_frames=len(rows["sample"]),
+        images=output.images,
+        copied=output.copied,
+        boxes=len(rows["sample_annotation"]),
+        skipped=dict(output.skipped),
     )
 
 
-def _token(*parts: object) -> str:
-    """A token that is the same whenever the same thing is converted."""
-    return hashlib.md5("/".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
-
-
-class _Tables:
-    """The growing tables of one root."""
+class _Output:
+    """The root that grows: its tables, its folder, and what was done."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: dict[str, dict[str, Row]] = {name: {} for name in TABLES}
+        self.folder, self.tables = folder, TableWriter()
         self.images = self.copied = 0
-        self.skipped: dict[str, int] = defaultdict(int)
-        for level, name in enumerate(("v0-40", "v40-60", "v60-80", "v80-100"), start=1):
-            self.rows["visibility"][str(level)] = {"token": str(level), "level": name, "description": ""}
+        self.skipped: Counter[str] = Counter()
 
-    def put(self, table: str, token: str, **fields: Any) -> str:
-        """Keep a row under its token; the first of equal tokens stays."""
-        self.rows[table].setdefault(token, {"token": token, **fields})
-        return token
+    def save(self, message: RawMessage, camera: CameraModel, filename: Path) -> bool:
+        """Write an image's file; False, and counted, where it cannot be decoded and so not be written."""
+        path = self.folder / filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if message.type_name == messages.COMPRESSED_IMAGE and camera.is_rectified:
+                data = memoryview(decode_message(message).data)
+                if bytes(data[:2]) == b"\xff\xd8":
+                    path.write_bytes(data)
+                    self.images += 1
+                    self.copied += 1
+                    return True
+            from streampetr_core.preprocessing import undistort  # costs the import of torch
 
-    def pose(self, token: str, table: str, matrix: NDArray[np.float64], **fields: Any) -> str:
-        """Keep a row that holds a pose."""
-        place = {"translation": matrix[:3, 3].tolist(), "rotation": quaternion_from_matrix(matrix).tolist()}
-        return self.put(table, token, **fields, **place)
-
-    def write(self, version: str) -> None:
-        """All tables, and the map image that the devkit insists on."""
-        maps = self.folder / "maps"
-        maps.mkdir()
-        cv2.imwrite(str(maps / "blank.png"), np.zeros((1, 1), np.uint8))
-        logs = list(self.rows["log"])
-        self.put("map", _token("map"), log_tokens=logs, category="semantic_prior", filename="maps/blank.png")
-        target = self.folder / version
-        target.mkdir()
-        for name, rows in self.rows.items():
-            (target / f"{name}.json").write_text(json.dumps(list(rows.values()), indent=0))
+            rgb = undistort(decode_image(message), camera)
+        except StreamPETRError:
+            self.skipped["images that cannot be decoded"] += 1
+            return False
+        options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        path.write_bytes(cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)[1].tobytes())
+        self.images += 1
+        return True
 
 
 class _Scene:
     """One bag on its way into the tables."""
 
-    def __init__(self, tables: _Tables, reader: BagReader) -> None:
-        self.tables, self.reader = tables, reader
+    def __init__(self, output: _Output, reader: BagReader) -> None:
+        self.output, self.tables, self.reader = output, output.tables, reader
         self.token = self.name = ""
         self.samples: list[Row] = []
         self.data: dict[str, list[Row]] = defaultdict(list)  # channel -> rows by time
@@ -157,7 +147,7 @@ class _Scene:
             camera = next(camera for camera in group.rig.cameras if camera.name == name)
             folder = Path("samples" if is_key else "sweeps") / name
             filename = folder / f"{self.name}__{name}__{stamp // 1000}.jpg"
-            if self._save(message, camera, filename):
+            if self.output.save(message, camera, filename):
                 sensor = self._sensor(camera.name, camera.ego_from_camera, camera)
                 size = {"width": camera.width, "height": camera.height, "fileformat": "jpg"}
                 self._add_data(name, stamp, group.at(stamp), sensor, is_key, first, filename=str(filename), **size)
@@ -166,16 +156,16 @@ class _Scene:
         """Chain what follows one another, and write the scene's own row."""
         if not self.samples:
             raise BagError(f"{self.reader.path}: no key frames; the bag is shorter than one set of images")
-        _chain(self.samples)
+        chain(self.samples)
         for rows in self.data.values():
-            _chain(sorted(rows, key=lambda row: row["timestamp"]))
+            chain(sorted(rows, key=lambda row: row["timestamp"]))
             for row in rows:  # sweeps belong to the key frame that follows; the last ones to the last
                 row["sample_token"] = self.samples[min(row["sample_token"], len(self.samples) - 1)]["token"]
         self._chain_annotations()
         self.tables.put(
             "scene",
             self.token,
-            log_token=_token("log", self.token),
+            log_token=make_token("log", self.token),
             nbr_samples=len(self.samples),
             first_sample_token=self.samples[0]["token"],
             last_sample_token=self.samples[-1]["token"],
@@ -185,11 +175,12 @@ class _Scene:
 
     def _begin(self, group: PosedSet) -> None:
         self.name = group.images.scene_name or self.reader.path.stem
-        self.token = group.images.scene if group.images.sample_token else _token("scene", self.name)
-        if _token("log", self.token) in self.tables.rows["log"]:
+        named = self.reader.plan.has_samples and group.images.scene
+        self.token = group.images.scene if named else make_token("scene", self.name)
+        if make_token("log", self.token) in self.tables.rows["log"]:
             raise BagError(f"{self.reader.path}: scene {self.name} is in an earlier bag already; give each once")
         log = {"logfile": self.name, "vehicle": "", "date_captured": "", "location": ""}
-        self.tables.put("log", _token("log", self.token), **log)
+        self.tables.put("log", make_token("log", self.token), **log)
 
     def _is_key_frame(self, group: PosedSet) -> bool:
         if self.reader.plan.has_samples:
@@ -202,7 +193,7 @@ class _Scene:
 
     def _add_sample(self, group: PosedSet) -> None:
         stamp = group.images.stamp_ns
-        token = group.images.sample_token or _token("sample", self.token, stamp)
+        token = group.images.sample_token or make_token("sample", self.token, stamp)
         index = len(self.samples)
         self.samples.append({"token": token, "timestamp": stamp // 1000, "scene_token": self.token})
         self.tables.rows["sample"][token] = self.samples[-1]
@@ -229,8 +220,8 @@ class _Scene:
         sample_index: int,
         **fields: Any,
     ) -> None:
-        token = _token("data", self.token, channel, stamp)
-        pose = self.tables.pose(_token("pose", token), "ego_pose", map_from_ego, timestamp=stamp // 1000)
+        token = make_token("data", self.token, channel, stamp)
+        pose = self.tables.put_pose("ego_pose", make_token("pose", token), map_from_ego, timestamp=stamp // 1000)
         row = {
             "token": token,
             "sample_token": sample_index,  # becomes a token when the scene is finished
@@ -246,55 +237,32 @@ class _Scene:
     def _sensor(self, channel: str, ego_from_sensor: NDArray[np.float64], camera: CameraModel | None) -> str:
         """Row of `calibrated_sensor`, one for each calibration that occurs in the scene."""
         modality = "lidar" if camera is None else "camera"
-        sensor = self.tables.put("sensor", _token("sensor", channel), channel=channel, modality=modality)
+        sensor = self.tables.put("sensor", make_token("sensor", channel), channel=channel, modality=modality)
         intrinsics = [] if camera is None else camera.intrinsics.tolist()
-        token = _token("calibration", self.token, channel, ego_from_sensor.tolist(), intrinsics)
+        token = make_token("calibration", self.token, channel, ego_from_sensor.tolist(), intrinsics)
         fields = {"sensor_token": sensor, "camera_intrinsic": intrinsics}
-        return self.tables.pose(token, "calibrated_sensor", ego_from_sensor, **fields)
-
-    def _save(self, message: Any, camera: CameraModel, filename: Path) -> bool:
-        """Write an image's file; False, and counted, where it cannot be decoded and so not be written."""
-        path = self.tables.folder / filename
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            if message.type_name == messages.COMPRESSED_IMAGE and camera.is_rectified:
-                data = memoryview(decode_message(message).data)
-                if bytes(data[:2]) == b"\xff\xd8":
-                    path.write_bytes(data)
-                    self.tables.images += 1
-                    self.tables.copied += 1
-                    return True
-            from streampetr_core.preprocessing import undistort
-
-            rgb = undistort(decode_image(message), camera)
-        except StreamPETRError:
-            self.tables.skipped["images that cannot be decoded"] += 1
-            return False
-        options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-        path.write_bytes(cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)[1].tobytes())
-        self.tables.images += 1
-        return True
+        return self.tables.put_pose("calibrated_sensor", token, ego_from_sensor, **fields)
 
     def _add_annotations(self, boxes: Boxes3D, map_from_ego: NDArray[np.float64], sample: str) -> None:
         centers = apply(map_from_ego, boxes.center)
         for row, name in enumerate(boxes.names()):
-            category = _CATEGORIES[str(name)]
+            category = CATEGORY_OF[str(name)]
             number = int(boxes.track_id[row])
-            instance = _token("instance", self.token, number if number >= 0 else f"{sample}/{row}")
+            instance = make_token("instance", self.token, number if number >= 0 else f"{sample}/{row}")
             category_token = self.tables.put(
-                "category", _token("category", category), name=category, description=""
+                "category", make_token("category", category), name=category, description=""
             )
             attribute = str(boxes.attribute[row])
             attributes = []
             if attribute:
-                token = _token("attribute", attribute)
+                token = make_token("attribute", attribute)
                 attributes.append(self.tables.put("attribute", token, name=attribute, description=""))
             self.tables.put("instance", instance, category_token=category_token)
             heading = map_from_ego @ transform(np.zeros(3), quaternion_from_yaw(boxes.yaw[row]))
             length, width, height = boxes.size[row].tolist()
             self.tables.put(
                 "sample_annotation",
-                _token("annotation", sample, instance),
+                make_token("annotation", sample, instance),
                 sample_token=sample,
                 instance_token=instance,
                 visibility_token="4",
@@ -315,16 +283,9 @@ class _Scene:
                 tracks[row["instance_token"]].append(row)
         for instance, rows in tracks.items():
             rows.sort(key=lambda row: order[row["sample_token"]])
-            _chain(rows)
+            chain(rows)
             self.tables.rows["instance"][instance] |= {
                 "nbr_annotations": len(rows),
                 "first_annotation_token": rows[0]["token"],
                 "last_annotation_token": rows[-1]["token"],
             }
-
-
-def _chain(rows: list[Row]) -> None:
-    """Set `prev` and `next` of rows in order."""
-    tokens = ["", *(row["token"] for row in rows), ""]
-    for index, row in enumerate(rows):
-        row["prev"], row["next"] = tokens[index], tokens[index + 2]
