@@ -20,6 +20,8 @@ WORKSPACE = Path(__file__).resolve().parents[3]
 """The checkout's ros2_ws (the package is always used from its source: editable, or linked by colcon)."""
 
 INSTALL = WORKSPACE / "install"
+FAST_DDS_PROFILE = Path(__file__).resolve().parents[1] / "config" / "fastdds.xml"
+_FAST_DDS_FILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _GUARD = "STREAMPETR_ROS_ENVIRONMENT"
 _WHEELS_GUARD = "_ROS_WHEELS_BOOTSTRAP_COMPLETE"
 
@@ -47,8 +49,8 @@ def ros_environment(
     Returns:
         A copy of `base` with AMENT_PREFIX_PATH, LD_LIBRARY_PATH, PYTHONPATH and PATH extended; what was there
         comes after ours and nothing is entered twice. With the wheels RMW_IMPLEMENTATION is rmw_fastrtps_cpp (the
-        only one among them) and discovery stays on this machine, both unless set already; a distribution keeps
-        its own choice, so that nodes meet the robot's.
+        only one among them), with room for images in shared memory, and discovery stays on this machine, unless
+        these are set already; a distribution keeps its own choice, so that nodes meet the robot's.
     """
     environment = dict(os.environ if base is None else base)
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -61,6 +63,8 @@ def ros_environment(
         # the wheels start every interpreter twice to set LD_LIBRARY_PATH; here it is set already
         environment[_WHEELS_GUARD] = "1"
         environment.setdefault("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+        if not any(name in environment for name in _FAST_DDS_FILES) and FAST_DDS_PROFILE.is_file():
+            environment[_FAST_DDS_FILES[0]] = str(FAST_DDS_PROFILE)  # room for images in shared memory
         if "ROS_LOCALHOST_ONLY" not in environment and "ROS_STATIC_PEERS" not in environment:
             environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         _prepend(environment, "PATH", [wheels / "bin"])
