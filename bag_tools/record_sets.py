@@ -18,8 +18,8 @@ class RecordSet:
     """One image of each camera, taken in one cycle.
 
     Attributes:
-        stamp_ns: the reference instant: the sample's stamp; for sweeps the lidar sweep nearest to the last image,
-            or the anchor camera's stamp where no sweep is near.
+        stamp_ns: the reference instant: the sample's stamp; for sweeps that of the lidar sweep nearest to the last
+            image, or where there is none the anchor camera's stamp and the distance that key frames have to it.
         sample: the key frame, None for sweeps.
         records: camera -> row of `sample_data`.
     """
@@ -56,7 +56,7 @@ def _sweep_sets(tables: NuScenesTables, scene: Row, cameras: tuple[str, ...]) ->
     stamps = [row["timestamp"] for row in everything[anchor]]
     intervals = sorted(later - earlier for earlier, later in pairwise(stamps))
     period = intervals[len(intervals) // 2] if intervals else 100_000
-    lidar = [row["timestamp"] for row in everything.get(LIDAR, [])]
+    lidar = [row["timestamp"] for row in everything.get(LIDAR, []) if not row["is_key_frame"]]
     sets = []
     for first in between[anchor]:
         records = {anchor: first}
@@ -67,10 +67,20 @@ def _sweep_sets(tables: NuScenesTables, scene: Row, cameras: tuple[str, ...]) ->
         last = max(row["timestamp"] for row in records.values())
         reference = min(lidar, key=lambda stamp: abs(stamp - last), default=None)
         if reference is None or nanoseconds(abs(reference - last)) > LIDAR_REACH_NS:
-            reference = first["timestamp"]
+            reference = first["timestamp"] + _key_frame_offset(tables, scene, anchor)
         ordered = {name: records[name] for name in cameras if name in records}
         sets.append(RecordSet(nanoseconds(reference), None, ordered))
     return sets
+
+
+def _key_frame_offset(tables: NuScenesTables, scene: Row, camera: str) -> int:
+    """How long after a camera's image the reference instant of a key frame comes: the median, in microseconds.
+
+    So the time between sets is regular, whatever kind they are.
+    """
+    samples = [(sample, tables.sample_data(sample)) for sample in tables.samples(scene)]
+    offsets = sorted(s["timestamp"] - data[camera]["timestamp"] for s, data in samples if camera in data)
+    return offsets[len(offsets) // 2] if offsets else 0
 
 
 def _nearest(rows: list[Row], stamp: int) -> Row | None:
