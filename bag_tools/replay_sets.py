@@ -81,7 +81,7 @@ def replay_sets(
     """The sets of `descriptions`, in time order, with the messages that belong to them.
 
     Args:
-        messages: of the whole bag in time order, latched ones (/tf_static) left out. Log times are taken as the
+        messages: of the whole bag in time order, static ones (/tf_static) left out. Log times are taken as the
             stamps, as they are in bags that carry SampleInfo.
         descriptions: one a SampleInfo of the bag.
 

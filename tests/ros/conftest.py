@@ -92,14 +92,14 @@ FAKE_NODE = """
 # Answers a camera set with an empty Box3DArray once it has the sample and its images; stands for both nodes.
 import sys
 import rclpy
-from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage
 from streampetr_msgs.msg import Box3DArray, SampleInfo
 
 topic, lose, cameras = sys.argv[1], int(sys.argv[2]), sys.argv[3].split(",")
 rclpy.init()
 node = rclpy.create_node("fake_perception")
-out = node.create_publisher(Box3DArray, topic, 10)
+out = node.create_publisher(Box3DArray, topic, QoSProfile(depth=5, durability=DurabilityPolicy.TRANSIENT_LOCAL))
 have, samples, state = set(), {}, {"lose": lose}
 
 def ns(stamp):

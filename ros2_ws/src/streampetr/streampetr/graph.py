@@ -31,8 +31,8 @@ OUTPUT_TOPICS: dict[str, str] = {
 }
 """What the graph publishes: topic -> type."""
 
-LATCHED_TOPICS: frozenset[str] = frozenset({"/perception_node/model_info", "/tf_static"})
-"""Topics whose last message waits for late subscribers (transient local)."""
+LATCHED_TOPICS: frozenset[str] = frozenset({BOXES_TOPIC, TRACKS_TOPIC, "/perception_node/model_info"})
+"""Outputs whose last messages wait for late subscribers (transient local), so that no first result is lost."""
 
 Parameter = bool | int | float | str | tuple[str, ...]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from bag_tools.bag_file import RawMessage
 from bag_tools.replay_sets import EGO_MOTION_TYPES, ReplaySet
+from streampetr.graph import LATCHED_TOPICS
 from streampetr.publishing import BagPublishers
 from streampetr.ros_tools import Session, message_class, qos
 from streampetr_core.errors import StreamPETRError
@@ -70,7 +71,8 @@ class ResultListener:
         self.missing_cameras: dict[int, frozenset[str]] = {}
         self._session = session
         kind = message_class("streampetr_msgs/msg/Box3DArray")
-        session.node.create_subscription(kind, topic, self._take, qos(reliable=True, depth=100))
+        profile = qos(reliable=True, latched=topic in LATCHED_TOPICS, depth=100)
+        session.node.create_subscription(kind, topic, self._take, profile)
 
     def has_publisher(self) -> bool:
         """Whether somebody announces results."""

@@ -61,7 +61,7 @@ class PerceptionNode(Node):
         self._bad_messages = 0
         self._bad_message = ""
         self._problem_log = ProblemLog(self.get_logger())
-        self._boxes = self.create_publisher(Box3DArray, "~/boxes", qos(reliable=True, depth=5))
+        self._boxes = self.create_publisher(Box3DArray, "~/boxes", qos(reliable=True, latched=True, depth=5))
         self._detections = self.create_publisher(Detection3DArray, "~/detections", qos(reliable=True, depth=5))
         self._markers = self.create_publisher(MarkerArray, "~/markers", qos(reliable=True, depth=5))
         self._model_info = self.create_publisher(

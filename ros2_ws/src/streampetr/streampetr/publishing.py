@@ -11,6 +11,7 @@ from rosbags.interfaces import QosDurability
 from bag_tools import layout
 from bag_tools.bag_file import RawMessage, Topic
 from bag_tools.replay_sets import IMAGE_TYPES
+from streampetr.graph import LATCHED_TOPICS
 from streampetr.ros_tools import RosToolError, Session, message_class, qos
 
 CLOCK_TOPIC = "/clock"
@@ -38,7 +39,8 @@ class BagPublishers:
                 continue
             is_image = topic.type_name in IMAGE_TYPES
             reliable, depth = reliable_images or not is_image, 10 if is_image else 100
-            profile = qos(reliable=reliable, latched=is_latched(topic.name), depth=depth)
+            latched = is_static(topic.name) or topic.name in LATCHED_TOPICS
+            profile = qos(reliable=reliable, latched=latched, depth=depth)
             try:
                 kind = message_class(topic.type_name)
             except RosToolError as error:
@@ -47,7 +49,7 @@ class BagPublishers:
             self._publishers[topic.name] = session.node.create_publisher(kind, topic.name, profile)
             if is_image:
                 images.append(topic.name)
-        self._watched = images or [name for name in self._publishers if not is_latched(name)]
+        self._watched = images or [name for name in self._publishers if not is_static(name)]
         clock_type = message_class("rosgraph_msgs/msg/Clock")
         self._clock_message = clock_type()
         self._clock = session.node.create_publisher(clock_type, CLOCK_TOPIC, qos(reliable=True, depth=10))
@@ -85,6 +87,6 @@ class BagPublishers:
         ]
 
 
-def is_latched(topic: str) -> bool:
-    """Whether late subscribers of a topic get its last message."""
+def is_static(topic: str) -> bool:
+    """Whether a topic's one message holds for the whole bag (/tf_static), so that it goes out first."""
     return any(profile.durability == QosDurability.TRANSIENT_LOCAL for profile in layout.qos(topic))

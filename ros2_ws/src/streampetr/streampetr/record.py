@@ -20,12 +20,14 @@ from rosbags.rosbag2.storage_mcap import McapWriter
 from bag_tools import layout
 from bag_tools.convert import BAG_VERSION
 from bag_tools.messages import typestore
-from streampetr.graph import LATCHED_TOPICS, OUTPUT_TOPICS
+from streampetr.graph import LATCHED_TOPICS, OUTPUT_TOPICS, SAMPLE_TOPIC
 from streampetr.processes import stop_on_signals
 from streampetr.ros_tools import RosToolError, Session, message_class, qos, ros_session
 from streampetr_core.console import atomic_output
 from streampetr_core.errors import StreamPETRError
 
+RECORDED_TOPICS: dict[str, str] = OUTPUT_TOPICS | {SAMPLE_TOPIC: "streampetr_msgs/msg/SampleInfo"}
+"""What is recorded when nothing is asked for: the outputs, and of a replay which sample each result belongs to."""
 FLUSH_SECONDS = 1.0
 """At most so much is lost when the recorder is killed: the rest can be read from the hidden folder."""
 DISCOVERY_SECONDS = 0.5
@@ -47,7 +49,7 @@ class RecordArguments:
     out: tyro.conf.Positional[Path]
     """Bag folder to make; must not exist."""
     topics: tuple[str, ...] = ()
-    """Topics to record; the outputs of both nodes when empty. Others are found when somebody publishes them."""
+    """Topics to record; the outputs of both nodes and /streampetr/sample when empty."""
     duration: float = 0.0
     """Stop after so many seconds; 0 = on Ctrl-C."""
     until_idle: float = 0.0
@@ -65,7 +67,7 @@ def run(arguments: RecordArguments) -> int:
         folder.mkdir()
         inner = folder / arguments.out.name  # the writer names the storage after its folder
         with ros_session("streampetr_record") as session:
-            recorder = _Recorder(inner, arguments.topics or tuple(OUTPUT_TOPICS), session)
+            recorder = _Recorder(inner, arguments.topics or tuple(RECORDED_TOPICS), session)
             try:
                 recorder.run(stop, arguments.duration, arguments.until_idle)
             finally:
@@ -95,8 +97,8 @@ class _Recorder:
         self._latest = time.monotonic()
         self._failure: OSError | None = None
         for topic in topics:
-            if topic in OUTPUT_TOPICS:
-                self._subscribe(topic, OUTPUT_TOPICS[topic], reliable=True, latched=topic in LATCHED_TOPICS)
+            if topic in RECORDED_TOPICS:
+                self._subscribe(topic, RECORDED_TOPICS[topic], reliable=True, latched=topic in LATCHED_TOPICS)
 
     def run(self, stop: threading.Event, duration: float, until_idle: float) -> None:
         """Take messages until `stop`, for `duration` seconds, or until none came for `until_idle` seconds."""

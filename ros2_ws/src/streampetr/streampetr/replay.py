@@ -17,7 +17,7 @@ from bag_tools.replay_sets import SetDescription, replay_sets, set_descriptions
 from streampetr.graph import BOXES_TOPIC, TRACKS_TOPIC
 from streampetr.lockstep import Lockstep, ResultListener
 from streampetr.processes import stop_on_signals
-from streampetr.publishing import BagPublishers, is_latched
+from streampetr.publishing import BagPublishers, is_static
 from streampetr.ros_tools import Session, ros_session
 from streampetr_core.console import progress
 from streampetr_core.errors import StreamPETRError
@@ -112,8 +112,8 @@ class _Player:
         if arguments.lockstep:
             short = {"boxes": BOXES_TOPIC, "tracks": TRACKS_TOPIC}
             self.listener = ResultListener(session, short.get(arguments.wait_for, arguments.wait_for))
-        self._latched = [name for name in self.topics if is_latched(name)]
-        for message in bag.messages(self._latched):
+        self._static = [name for name in self.topics if is_static(name)]
+        for message in bag.messages(self._static):
             self.publishers.publish(message)
         self._wait_for_others()
 
@@ -141,7 +141,7 @@ class _Player:
 
     def _messages(self) -> Iterator[RawMessage]:
         begin, end = self._window
-        names = [name for name in self.topics if name not in self._latched]
+        names = [name for name in self.topics if name not in self._static]
         return self.bag.messages(names, begin, end)
 
     def play(self) -> int:
@@ -161,7 +161,7 @@ class _Player:
 
     def _in_time(self) -> None:
         """Messages at their log times, `rate` times as fast."""
-        total = sum(topic.count for topic in self.topics.values() if topic.name not in self._latched)
+        total = sum(topic.count for topic in self.topics.values() if topic.name not in self._static)
         rate, first, began = self.arguments.rate, None, time.monotonic()
         whole = not (self.arguments.start or self.arguments.duration)
         for message in progress(self._messages(), "replay", total if whole else None):

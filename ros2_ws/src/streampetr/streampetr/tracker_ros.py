@@ -40,11 +40,11 @@ class TrackerNode(Node):
         self._failure = ""
         self._duration = Latencies()
         self._problem_log = ProblemLog(self.get_logger())
-        self._tracks = self.create_publisher(Box3DArray, "~/tracks", qos(reliable=True, depth=5))
+        self._tracks = self.create_publisher(Box3DArray, "~/tracks", qos(reliable=True, latched=True, depth=5))
         self._markers = self.create_publisher(MarkerArray, "~/markers", qos(reliable=True, depth=5))
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos(reliable=True, depth=5))
         self._inputs = Subscriptions(self)
-        self._inputs.add(Box3DArray, "boxes", self._boxes, qos(reliable=True, depth=10))
+        self._inputs.add(Box3DArray, "boxes", self._boxes, qos(reliable=True, latched=True, depth=10))
         self.create_timer(1.0, self._diagnose, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info("ready")
 
