@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def run_demo(arguments: DemoArguments) -> Report:
         pictures = draw_pictures(bags, boxes.detected, boxes.tracks, out, title=_title(report), trained=trained)
         report.pictures = [str(path.relative_to(out)) for path in pictures]
         report.video = "drive.mp4" if pictures else ""
-    (out / "report.json").write_text(json.dumps(asdict(report), indent=2))
+    (out / "report.json").write_text(json.dumps(vars(report), indent=2))
     _print(report, out)
     return report
 
@@ -197,7 +197,7 @@ def _play_through_nodes(arguments: DemoArguments, bags: list[Path]) -> Path:
 
 
 def _has_images(bag: Path) -> bool:
-    from bag_tools.bag_reader import describe
+    from bag_tools.describe import describe
 
     return any(camera.images for camera in describe(bag).cameras)
 
