@@ -1,4 +1,4 @@
-"""Weights in and out of files: own .safetensors, and the published .pth files without running what they contain."""
+"""Weights in and out of files: own .safetensors, and published .pth files without running code in them."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _check(model: StreamPETR, state: dict[str, Tensor], name: str) -> None:
             f"{name} is not a checkpoint of '{model.variant.name}': {_some('missing', missing)}; "
             f"{_some('unexpected', unexpected)}; choose the model that it belongs to"
         )
-    wrong = [k for k in wanted if state[k].shape != wanted[k].shape]
+    wrong = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
     if wrong:
         shapes = ", ".join(f"{k} is {tuple(state[k].shape)}, not {tuple(wanted[k].shape)}" for k in wrong[:3])
         raise CheckpointError(

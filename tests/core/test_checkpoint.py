@@ -108,7 +108,7 @@ def test_damaged_and_dangerous_files(tmp_path: Path, capsys: pytest.CaptureFixtu
     for name, content in (
         ("damaged.safetensors", b"\x00" * 40),
         ("damaged.pth", b"junk"),
-        ("dangerous.pth", pickle.dumps({"state_dict": _Runs()})),
+        ("dangerous.pth", pickle.dumps({"state_dict": _Runs()}, protocol=2)),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match="cannot be read"):

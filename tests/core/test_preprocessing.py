@@ -67,7 +67,9 @@ def test_stored_pixels_exactly(shared: Path) -> None:
     np.testing.assert_array_equal(adjusted, stored["intrinsics_adj"][front][:3, :3])
 
 
-@pytest.mark.parametrize("width_height", [(1600, 900), (1280, 960), (1920, 1080), (1920, 1200), (640, 360), (1601, 901)])
+@pytest.mark.parametrize(
+    "width_height", [(1600, 900), (1280, 960), (1920, 1080), (1920, 1200), (640, 360), (1601, 901)]
+)
 @pytest.mark.parametrize("size", [(256, 704), (160, 416), (320, 800)])
 def test_resampling_only_what_is_needed_gives_the_same_pixels(
     width_height: tuple[int, int], size: tuple[int, int]
@@ -88,9 +90,7 @@ def test_resampling_only_what_is_needed_gives_the_same_pixels(
         (1920, 600, 256 / 600, (819, 256), 57, 0),  # wider: both sides are cut
     ],
 )
-def test_plan(
-    width: int, height: int, scale: float, resized: tuple[int, int], left: int, top: int
-) -> None:
+def test_plan(width: int, height: int, scale: float, resized: tuple[int, int], left: int, top: int) -> None:
     plan = image_plan(width, height, (256, 704))
     assert plan.scale == pytest.approx(scale)
     assert (plan.resized, plan.left, plan.top) == (resized, left, top)
@@ -130,9 +130,7 @@ def test_wrong_size_names_camera_and_sizes() -> None:
 )
 def test_distorted_images_are_rectified(model: str, coefficients: list[float]) -> None:
     """A dot drawn where the lens puts a ray ends where the pinhole puts it."""
-    camera = replace(
-        ring_rig(640, 480).cameras[0], distortion_model=model, distortion=np.array(coefficients)
-    )
+    camera = replace(ring_rig(640, 480).cameras[0], distortion_model=model, distortion=np.array(coefficients))
     ray = np.array([[[0.3, 0.2, 1.0]]])
     zero = np.zeros(3)
     project = cv2.fisheye.projectPoints if model == "equidistant" else cv2.projectPoints

@@ -74,7 +74,9 @@ def test_swapped_rows_are_paired_anew_but_wrong_rows_are_not() -> None:
     assert differences["logits"] == float("inf")
 
 
-def test_beyond_tolerance_is_exit_status_1(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_beyond_tolerance_is_exit_status_1(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     golden = shared / "golden"
     arrays = dict(np.load(golden / "golden_stream_petrv1_r50.npz"))
     arrays["f0_cls_last"] = arrays["f0_cls_last"].copy()
