@@ -225,12 +225,14 @@ def picture_of(
         boxes: detections (coloured by class) or tracks (coloured by identity), in base_link or map.
         title: one line above everything.
         style: sizes and thresholds.
-        trails: past centres (K, 2) in base_link of each track.
+        trails: past centres (K, 2) in base_link of each track; drawn for the tracks that are shown.
     """
     style = style or Style()
     shown = for_drawing(boxes, style) if boxes is not None else Boxes3D.empty()
     if shown.frame_id == "map":
         shown = shown.transformed(inverse(frame.map_from_ego), "base_link")
+    drawn = set(shown.track_id.tolist())
+    paths = {track_id: trail for track_id, trail in (trails or {}).items() if track_id in drawn}
     names = list(frame.rig.names)
     order = [names.index(n) for n in _LAYOUT] if set(names) == set(_LAYOUT) else list(range(len(names)))
     first = frame.rig.cameras[0]
@@ -248,7 +250,7 @@ def picture_of(
         canvas[top : top + cell_height, left : left + style.cell_width] = cell
         absent = "" if frame.images[camera] is not None else "  (no image)"
         texts.append(((left + 8.0, top + 5.0), names[camera] + absent, TEXT))
-    canvas[header:, width - side :] = view_from_above(shown, side, style, frame.ground_truth, trails)
+    canvas[header:, width - side :] = view_from_above(shown, side, style, frame.ground_truth, paths)
     legend_left = float(width - side + 8)
     texts.append(((legend_left, header + 5.0), "from above", TEXT))
     if frame.ground_truth is not None:

@@ -48,7 +48,7 @@ def draw_pictures(
             if boxes.frame_id == "map":
                 _extend(trails, boxes)
             header = f"{bag.stem}  {len(files):03d}   {title}"
-            picture = picture_of(frame, boxes, header, style, _in_base(trails, boxes, frame))
+            picture = picture_of(frame, boxes, header, style, _in_base(trails, frame))
             path = out / f"frame_{len(files):03d}.png"
             Image.fromarray(picture).save(path)
             files.append(path)
@@ -63,8 +63,7 @@ def _extend(trails: dict[int, list[np.ndarray]], boxes: Boxes3D) -> None:
         del trails[track_id][:-TRAIL_FRAMES]
 
 
-def _in_base(trails: dict[int, list[np.ndarray]], boxes: Boxes3D, frame: Frame) -> dict[int, np.ndarray]:
-    """Past centres (K, 2) in base_link of the tracks that are there now."""
+def _in_base(trails: dict[int, list[np.ndarray]], frame: Frame) -> dict[int, np.ndarray]:
+    """Past centres (K, 2) of every track, in base_link of the frame."""
     base_from_map = inverse(frame.map_from_ego)
-    present = set(boxes.track_id.tolist())
-    return {key: apply(base_from_map, np.array(trail))[:, :2] for key, trail in trails.items() if key in present}
+    return {track_id: apply(base_from_map, np.array(trail))[:, :2] for track_id, trail in trails.items()}
