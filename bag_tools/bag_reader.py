@@ -145,8 +145,8 @@ class _Stream:
         self._cameras = {camera.name: camera for camera in plan.rig.cameras}
         self._calibrations: dict[str, bytes] = {}
         self._rig = plan.rig
-        self._truth: dict[int, Boxes3D] = {}
-        self._waiting: deque[ImageSet] = deque()
+        self._truth: dict[int, tuple[int, Boxes3D]] = {}  # stamp -> arrival, boxes
+        self._waiting: deque[tuple[int, ImageSet]] = deque()  # arrival, set
         names = plan.rig.names
         self._grouping: Grouping = SampleGrouping() if plan.has_samples else TimeGrouping(names, bag.path.stem)
 
@@ -163,21 +163,21 @@ class _Stream:
             self._move(message)
         elif topic == plan.topics.ground_truth:
             boxes = messages.boxes_from_message(self.bag.decode(message))
-            self._truth[boxes.stamp_ns] = boxes
+            self._truth[boxes.stamp_ns] = (self.now_ns, boxes)
         elif topic == plan.topics.sample:
             self._grouping.add_sample(self.bag.decode(message), self.now_ns)
 
     def finished(self, now_ns: int, at_end: bool = False) -> Iterator[PosedSet]:
         """The sets for which everything is there, or has been waited for long enough."""
-        self._waiting.extend(self._grouping.ready(now_ns, at_end))
-        while self._waiting and (at_end or self._is_complete(self._waiting[0], now_ns)):
-            group = self._posed(self._waiting.popleft())
+        self._waiting.extend((now_ns, group) for group in self._grouping.ready(now_ns, at_end))
+        while self._waiting and (at_end or self._is_complete(*self._waiting[0], now_ns)):
+            group = self._posed(self._waiting.popleft()[1])
             if group is not None:
                 self.given += 1
                 yield group
 
-    def _is_complete(self, group: ImageSet, now_ns: int) -> bool:
-        if now_ns > group.latest_ns + PATIENCE_NS:
+    def _is_complete(self, arrival_ns: int, group: ImageSet, now_ns: int) -> bool:
+        if now_ns > arrival_ns + PATIENCE_NS:
             return True
         expects_truth = self.plan.has_ground_truth and bool(group.sample_token)
         return self._motion.covers(group.latest_ns) and (not expects_truth or group.stamp_ns in self._truth)
@@ -211,9 +211,9 @@ class _Stream:
         """A set with its poses; None, and counted, where the robot's pose at its instants is not in the bag."""
         if group.warnings:
             self.counts["missing images"] += len(group.warnings)
-        truth = self._truth.pop(group.stamp_ns, None)
-        for stamp in [stamp for stamp in self._truth if stamp < group.stamp_ns - PATIENCE_NS]:
-            del self._truth[stamp]
+        _, truth = self._truth.pop(group.stamp_ns, (0, None))
+        for stamp in [s for s, (arrival, _) in self._truth.items() if arrival < self.now_ns - 3 * PATIENCE_NS]:
+            del self._truth[stamp]  # belongs to no set
         stamps = {group.stamp_ns, *(stamp for stamp, _ in group.images.values())}
         try:
             poses = {stamp: self._motion.at(stamp) for stamp in stamps}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bag_tools.bag_file import RawMessage
@@ -44,36 +44,40 @@ class Grouping(Protocol):
         ...
 
 
-@dataclass
 class SampleGrouping:
-    """Exactly the sets that SampleInfo messages name, empty ones too."""
+    """Exactly the sets that SampleInfo messages name, empty ones too.
 
-    _images: dict[tuple[str, int], RawMessage] = field(default_factory=dict)
-    _infos: deque[Any] = field(default_factory=deque)
+    Waiting is measured in log time since arrival: a bag recorded during a replay has stamps of another year.
+    """
+
+    def __init__(self) -> None:
+        self._images: dict[tuple[str, int], tuple[int, RawMessage]] = {}  # -> arrival, message
+        self._infos: deque[tuple[int, Any]] = deque()
 
     def add_image(self, camera: str, stamp_ns: int, message: RawMessage, now_ns: int) -> None:
-        self._images[camera, stamp_ns] = message
+        self._images[camera, stamp_ns] = (now_ns, message)
 
     def add_sample(self, info: Any, now_ns: int) -> None:
-        self._infos.append(info)
+        self._infos.append((now_ns, info))
 
     def ready(self, now_ns: int, at_end: bool = False) -> list[ImageSet]:
         sets = []
         while self._infos:
-            info = self._infos[0]
-            reference = stamp_to_ns(info.header.stamp)
+            arrival, info = self._infos[0]
             stamps = zip(info.camera_names, info.image_stamps_ns, strict=True)
             wanted = {name: int(stamp) for name, stamp in stamps if stamp >= 0}
             missing = [name for name, stamp in wanted.items() if (name, stamp) not in self._images]
-            if missing and not at_end and now_ns < max(reference, *wanted.values()) + PATIENCE_NS:
+            if missing and not at_end and now_ns < arrival + PATIENCE_NS:
                 break
             self._infos.popleft()
-            found = {n: (s, self._images.pop((n, s))) for n, s in wanted.items() if n not in missing}
+            found = {n: (s, self._images.pop((n, s))[1]) for n, s in wanted.items() if n not in missing}
             warnings = tuple(f"{name}: image {wanted[name]} ns is not in the bag" for name in missing)
+            reference = stamp_to_ns(info.header.stamp)
             names, key = (info.scene, info.scene_name, info.sample_token), bool(info.is_key_frame)
             sets.append(ImageSet(reference, found, *names, key, warnings))
-        oldest = min((s for info in self._infos for s in info.image_stamps_ns if s >= 0), default=now_ns)
-        for key in [key for key in self._images if key[1] < min(oldest, now_ns) - PATIENCE_NS]:
+        for key, (arrival, _) in list(self._images.items()):
+            if arrival > now_ns - 3 * PATIENCE_NS:
+                break  # in order of arrival
             del self._images[key]  # belongs to no set
         return sets
 

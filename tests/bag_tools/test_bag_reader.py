@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
 
 from bag_tools import BagReader, NuScenesSource, layout, messages
 from bag_tools.bag_file import BagError, BagFile, RawMessage
@@ -232,6 +233,39 @@ def test_poses_that_end_early_cost_the_sets_after_them(tiny_bag: Path, tmp_path:
 
     late = BagReader(rewrite(tiny_bag, tmp_path / "late", nothing_in_time))
     assert len(list(late)) < 8
+
+
+def test_stamps_of_another_time_than_the_log(tiny_bag: Path, tmp_path: Path, rewrite: Rewrite) -> None:
+    """A bag recorded during a replay: log times are of today, stamps of years ago."""
+    years = 5 * 365 * 86_400 * 10**9
+    shifted = rewrite(tiny_bag, tmp_path / "shifted", lambda m: [(m.topic, m.type_name, m.log_ns + years, m.data)])
+    reader = BagReader(shifted)
+    frames = list(reader)
+    assert [frame.stamp_ns for frame in frames] == [frame.stamp_ns for frame in BagReader(tiny_bag)]
+    assert all(frame.present.all() for frame in frames)
+    assert [frame.ground_truth is not None for frame in frames] == [frame.is_key_frame for frame in frames]
+    assert not reader.counts
+
+
+def test_a_drive_recorded_twice_in_a_row(tiny_bag: Path, tmp_path: Path) -> None:
+    """Stamps go back in the middle: the second pass gives the same frames again."""
+    with BagFile(tiny_bag) as bag:
+        once = list(bag.messages())
+        start, end = bag.span_ns
+    with Writer(tmp_path / "loop", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections: dict[str, Any] = {}
+        for later in (0, end - start + 5_000_000_000):
+            for message in once:
+                if message.topic not in connections:
+                    connections[message.topic] = writer.add_connection(
+                        message.topic, message.type_name, typestore=messages.typestore()
+                    )
+                writer.write(connections[message.topic], message.log_ns + later, message.data)
+    reader = BagReader(tmp_path / "loop")
+    stamps = [frame.stamp_ns for frame in reader]
+    assert len(stamps) == 32
+    assert stamps[:16] == stamps[16:]
+    assert not reader.counts
 
 
 def test_describe(tiny_bag: Path) -> None:
