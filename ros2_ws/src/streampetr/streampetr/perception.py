@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from streampetr.camera_input import CameraInput, Pixels, Shot
 from streampetr.latest_worker import LatestWorker
 from streampetr.parameters import PerceptionParameters
-from streampetr.tf_motion import FixedPoses, TfMotion
 from streampetr_core.assembly import assemble_frame
 from streampetr_core.boxes import Boxes3D
 from streampetr_core.cameras import NUSCENES_EGO_FROM_LIDAR, CameraRig
@@ -31,6 +30,7 @@ from streampetr_core.ego_motion import EgoMotionBuffer
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.stream_clock import REWIND_NS
 from streampetr_core.synchronizer import CameraSet, CameraSynchronizer, Rewind
+from streampetr_core.tf_motion import FixedPoses, TfMotion
 from streampetr_core.transform_tree import TransformError
 
 DECODE_SECONDS = 5.0
