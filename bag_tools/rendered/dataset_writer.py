@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bag_tools.nuscenes_source import LIDAR
@@ -45,7 +47,7 @@ class RenderedDataSet:
 
 
 def scene_names(count: int) -> tuple[str, tuple[str, ...]]:
-    """The version and the names that make `count` drives fall into official splits: mini_val, mini_train, val, train.
+    """The version and the names that put `count` drives into official splits: mini_val, mini_train, val, train.
 
     Raises:
         RenderError: when there are not so many official scenes.
@@ -74,8 +76,8 @@ def write_dataset(
 ) -> RenderedDataSet:
     """Render `scenes` drives into the nuScenes-format root `out`; it appears when it is whole.
 
-    Images lie under samples/ (and sweeps/ with `sweeps`: 12 Hz) as JPEGs of `quality`; key frames come at 2 Hz. The
-    lidar has rows and poses but no point clouds. Drive k is `RenderedDrive(drive_seed(seed, k), ...)`.
+    Images lie under samples/ (and sweeps/ with `sweeps`: 12 Hz) as JPEGs of `quality`; key frames come at 2 Hz.
+    The lidar has rows and poses but no point clouds. Drive k is `RenderedDrive(drive_seed(seed, k), ...)`.
 
     Raises:
         RenderError: on arguments that cannot be rendered.
@@ -105,8 +107,7 @@ def _write_scene(tables: TableWriter, folder: Path, drive: RenderedDrive, qualit
     scene = _Scene(tables, folder, drive, quality)
     with ThreadPoolExecutor(2) as pool:
         saving: list[Future[None]] = []
-        for index in progress(range(len(drive)), f"{drive.scene} rendering", len(drive)):
-            frame, truth = drive.frame_with_truth(index)
+        for frame, truth in progress(_frames(drive), f"rendering {drive.scene}", len(drive)):
             saving += [pool.submit(scene.save, *job) for job in scene.add(frame, truth)]
             # No more than a few frames wait for the encoder; a full disk is noticed here.
             while len(saving) > 24:
@@ -114,6 +115,30 @@ def _write_scene(tables: TableWriter, folder: Path, drive: RenderedDrive, qualit
         for job in saving:
             job.result()
     return scene.finish()
+
+
+def _frames(drive: RenderedDrive) -> Iterator[tuple[Frame, Truth]]:
+    """The drive's frames in order; on a CPU as many at a time as there are cores.
+
+    One thread a frame beats all threads on one frame: the operations are short, and threads that wait for each
+    other at the end of every one burn what a busy machine has not got.
+    """
+    if drive.device.type != "cpu":
+        yield from (drive.frame_with_truth(index) for index in range(len(drive)))
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        waiting = [pool.submit(drive.frame_with_truth, index) for index in range(min(threads, len(drive)))]
+        for index in range(len(drive)):
+            result = waiting.pop(0).result()
+            if index + threads < len(drive):
+                waiting.append(pool.submit(drive.frame_with_truth, index + threads))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 class _Scene:

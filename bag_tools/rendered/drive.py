@@ -1,11 +1,11 @@
-"""A drive through the rendered world: streets, traffic and six cameras at any instant, as frames with ground truth."""
+"""A drive through the rendered world: streets, traffic and cameras at any instant, as frames with ground truth."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -18,10 +18,12 @@ from bag_tools.rendered.ground import paint_ground
 from bag_tools.rendered.rig import EGO_CENTER_X, EGO_SIZE, make_rig, stagger_ns
 from bag_tools.rendered.roads import make_layout
 from bag_tools.rendered.scenery import make_scenery, shadow_outlines
-from bag_tools.rendered.solids import Solid, join, rotation_about
+from bag_tools.rendered.shadows import ground_shadows
+from bag_tools.rendered.solids import Solid, join, swung
 from bag_tools.rendered.traffic import GRID, MARGIN_SECONDS, Population, ego_track, time_grid
+from bag_tools.rendered.weather import make_weather
 from streampetr_core.boxes import NUSCENES_CLASSES, Boxes3D
-from streampetr_core.cameras import CameraRig
+from streampetr_core.cameras import CameraModel, CameraRig
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.frame import Frame
 from streampetr_core.geometry import inverse, quaternion_from_yaw, transform
@@ -98,14 +100,11 @@ class RenderedDrive:
         self.seed, self.seconds, self.sweeps = seed, seconds, sweeps
         self.scene = scene or f"rendered-{seed}"
         self.rig = rig if rig is not None else make_rig(*size)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = _device(device)
         rng = np.random.default_rng([seed, 20260])
         # Every drive has a day and a place of its own, like the logs of a data set.
         day_ns = 1_530_000_000_000_000_000 + int(rng.integers(0, 200)) * 86_400_000_000_000
         self.start_ns = day_ns + int(rng.integers(0, 30_000_000)) * 1000 if start_ns is None else start_ns
-        self.map_from_world = np.eye(4)
         yaw = float(rng.uniform(-np.pi, np.pi))
         self.map_from_world = transform((*rng.uniform(300, 1800, 2), 0.0), quaternion_from_yaw(yaw))
         self.weather = make_weather(rng, fog)
@@ -119,7 +118,7 @@ class RenderedDrive:
         scenery = make_scenery(rng, self.layout, route)
         outlines = shadow_outlines(scenery, np.array(self.weather.sun))
         self._ground = paint_ground(rng, self.layout, route, outlines, self.device)
-        self._noise = _periodic_noise(seed, self.device)
+        self._noise = shading.periodic_noise(seed, self.device)
         self._stage(scenery, rng)
 
     def _stage(self, scenery: Solid, rng: np.random.Generator) -> None:
@@ -131,7 +130,11 @@ class RenderedDrive:
         everything = join([self._moving, scenery])
         self._parts = len(everything)
         to = self._to_device
-        self._half, self._planes, self._quadric = to(everything.half), to(everything.planes), to(everything.quadric)
+        self._half, self._planes, self._quadric = (
+            to(everything.half),
+            to(everything.planes),
+            to(everything.quadric),
+        )
         owner_seed = rng.random(len(self.actors))[self._owner]
         seeds = np.concatenate([owner_seed, rng.random(len(scenery))])
         self._surfaces = shading.Surfaces(
@@ -142,7 +145,10 @@ class RenderedDrive:
         ).to(self.device)
         # The larger parts of each actor throw the shadow; what is small and near the ground would not show.
         volume = np.prod(self._moving.half, axis=1)
-        thick = volume > 0.08 * np.maximum.reduceat(volume, np.searchsorted(self._owner, np.arange(len(solids))))[self._owner]
+        thick = (
+            volume
+            > 0.08 * np.maximum.reduceat(volume, np.searchsorted(self._owner, np.arange(len(solids))))[self._owner]
+        )
         self._casters = np.nonzero(thick)[0]
 
     def _to_device(self, array: Array) -> torch.Tensor:
@@ -197,14 +203,18 @@ class RenderedDrive:
             velocity,
             label=np.array([NUSCENES_CLASSES.index(actor.name) for actor in self.actors]),
             track_id=np.arange(len(self.actors)),
-            attribute=np.array([_attribute(a.kind, a.parked, float(v)) for a, v in zip(self.actors, speed, strict=True)]),
+            attribute=np.array(
+                [_attribute(a.kind, a.parked, float(v)) for a, v in zip(self.actors, speed, strict=True)]
+            ),
             frame_id="world",
             stamp_ns=int(stamp_ns),
         )
 
     # ---- pictures ---------------------------------------------------------------------------------------------
 
-    def cast(self, stamps_ns: NDArray[np.int64], cameras: Sequence[int]) -> tuple[raycaster.Hits, raycaster.Parts, raycaster.Views]:
+    def cast(
+        self, stamps_ns: NDArray[np.int64], cameras: Sequence[int]
+    ) -> tuple[raycaster.Hits, raycaster.Parts, raycaster.Views]:
         """Rays of V views: camera `cameras[v]` of the rig at `stamps_ns[v]`."""
         world_from_ego = self.world_from_ego(stamps_ns)
         models = [self.rig.cameras[c] for c in cameras]
@@ -224,19 +234,27 @@ class RenderedDrive:
     def _poses(self, stamps_ns: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """world_from_part of all parts at each instant: (S, P, 3, 3) and (S, P, 3)."""
         state = self._at(self._tracks, np.asarray(stamps_ns))[:, self._owner]
-        local_rotation, local_center = _swung(self._moving, state[..., 3])
+        local_rotation, local_center = swung(self._moving, state[..., 3])
         c, s = np.cos(state[..., 2]), np.sin(state[..., 2])
         zero, one = np.zeros_like(c), np.ones_like(c)
-        turn = np.stack([np.stack([c, -s, zero], -1), np.stack([s, c, zero], -1), np.stack([zero, zero, one], -1)], -2)
+        turn = np.stack(
+            [np.stack([c, -s, zero], -1), np.stack([s, c, zero], -1), np.stack([zero, zero, one], -1)], -2
+        )
         center = (turn @ local_center[..., None])[..., 0]
         center[..., :2] += state[..., :2]
         rotation = turn @ local_rotation
         views = len(state)
-        rotation = np.concatenate([rotation, np.broadcast_to(self._scenery.rotation, (views, *self._scenery.rotation.shape))], 1)
-        center = np.concatenate([center, np.broadcast_to(self._scenery.center, (views, *self._scenery.center.shape))], 1)
+        rotation = np.concatenate(
+            [rotation, np.broadcast_to(self._scenery.rotation, (views, *self._scenery.rotation.shape))], 1
+        )
+        center = np.concatenate(
+            [center, np.broadcast_to(self._scenery.center, (views, *self._scenery.center.shape))], 1
+        )
         return self._to_device(rotation), self._to_device(center)
 
-    def _shadows(self, parts: raycaster.Parts, views: raycaster.Views, stamps_ns: NDArray[np.int64]) -> torch.Tensor:
+    def _shadows(
+        self, parts: raycaster.Parts, views: raycaster.Views, stamps_ns: NDArray[np.int64]
+    ) -> torch.Tensor:
         rows = torch.from_numpy(self._casters).to(self.device)
         axes = parts.rotation[:, rows] * parts.half[rows][:, None, :]
         center = parts.center[:, rows]
@@ -244,12 +262,24 @@ class RenderedDrive:
         # Under every actor, and the ego car, the sky is dark as well: a soft blot below the whole box.
         sizes = np.stack([actor.size for actor in self.actors])
         ego = self._at(self._ego, np.asarray(stamps_ns))[:, None]
-        ego = ego + np.stack([EGO_CENTER_X * np.cos(ego[..., 2]), EGO_CENTER_X * np.sin(ego[..., 2]), 0 * ego[..., 0], 0 * ego[..., 0]], -1)
+        ego = ego + np.stack(
+            [
+                EGO_CENTER_X * np.cos(ego[..., 2]),
+                EGO_CENTER_X * np.sin(ego[..., 2]),
+                0 * ego[..., 0],
+                0 * ego[..., 0],
+            ],
+            -1,
+        )
         state, sizes = np.concatenate([state, ego], 1), np.concatenate([sizes, [EGO_SIZE]])
         c, s, zero = np.cos(state[..., 2]), np.sin(state[..., 2]), np.zeros_like(state[..., 2])
-        turn = np.stack([np.stack([c, -s, zero], -1), np.stack([s, c, zero], -1), np.stack([zero, zero, zero + 1], -1)], -2)
+        turn = np.stack(
+            [np.stack([c, -s, zero], -1), np.stack([s, c, zero], -1), np.stack([zero, zero, zero + 1], -1)], -2
+        )
         blot_axes = turn * (sizes / 2)[None, :, None, :]
-        blot_center = np.concatenate([state[..., :2], np.broadcast_to(sizes[:, 2:] / 2, (*state.shape[:2], 1))], -1)
+        blot_center = np.concatenate(
+            [state[..., :2], np.broadcast_to(sizes[:, 2:] / 2, (*state.shape[:2], 1))], -1
+        )
         count, blots = len(rows), len(sizes)
         sun = torch.tensor(self.weather.sun, dtype=torch.float64, device=self.device)
         # The ego car itself is not drawn, but its shadow falls on the street around it.
@@ -260,7 +290,7 @@ class RenderedDrive:
         softness = torch.tensor([0.10] * count + [0.45] * blots + [0.1], dtype=torch.float64, device=self.device)
         dark = 0.9 * min(1.0, self.weather.sun_color[0] / 1.5)
         strength = torch.tensor([dark] * count + [0.75] * blots + [dark], dtype=torch.float64, device=self.device)
-        return shading.ground_shadows(center, axes, towards, softness, strength, views)
+        return ground_shadows(center, axes, towards, softness, strength, views)
 
     def render(self, stamps_ns: NDArray[np.int64], cameras: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and who is in them.
@@ -342,6 +372,18 @@ class RenderedDrive:
             yield self.frame(index)
 
 
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RenderError(f"device '{name}' cannot be used ({reason}); choose cpu, cuda or auto") from error
+    return device
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Width and height of "1600x900".
 
@@ -352,32 +394,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if not match:
         raise RenderError(f"size '{text}' is not WIDTHxHEIGHT; write for example 1600x900")
     return int(match[1]), int(match[2])
-
-
-def make_weather(rng: np.random.Generator, fog: float | None) -> shading.Weather:
-    """Sun and air of a day; `fog` None draws it."""
-    elevation, azimuth = float(rng.uniform(0.45, 1.1)), float(rng.uniform(-np.pi, np.pi))
-    clouds = float(rng.uniform(0.0, 0.9))
-    drawn = float(rng.choice([0.0006, 0.0015, 0.003, 0.010], p=[0.35, 0.3, 0.25, 0.10]))
-    warm = max(0.0, 0.8 - elevation)
-    strength = 2.3 * (1 - 0.65 * clouds**2)
-    weather = shading.Weather(
-        sun=(
-            float(np.cos(elevation) * np.cos(azimuth)),
-            float(np.cos(elevation) * np.sin(azimuth)),
-            float(np.sin(elevation)),
-        ),
-        sun_color=(strength, strength * (0.95 - 0.15 * warm), strength * (0.86 - 0.4 * warm)),
-        sky_color=(0.22 + 0.3 * clouds**2, 0.40 + 0.16 * clouds**2, 0.80 - 0.1 * clouds**2),
-        horizon_color=(0.72 + 0.15 * warm, 0.80, 0.90 - 0.1 * warm),
-        fog=drawn if fog is None else fog,
-        clouds=clouds,
-        exposure=0.78 + 0.25 * clouds**2,
-    )
-    if weather.fog > 0.006:
-        gray = (0.72, 0.75, 0.78)
-        weather = replace(weather, sky_color=gray, horizon_color=gray, sun_color=(0.9, 0.9, 0.9), clouds=0.0)
-    return weather
 
 
 def _attribute(kind: str, parked: bool, speed: float) -> str:
@@ -391,32 +407,7 @@ def _attribute(kind: str, parked: bool, speed: float) -> str:
     }[kind]
 
 
-def _swung(solid: Solid, gone: Array) -> tuple[Array, Array]:
-    """object_from_part rotations and centres (S, P, ...) with limbs swung about their upper ends, by metres gone."""
-    views, parts = gone.shape
-    rotation = np.broadcast_to(solid.rotation, (views, parts, 3, 3)).copy()
-    center = np.broadcast_to(solid.center, (views, parts, 3)).copy()
-    limbs = np.nonzero(solid.swing[:, 0])[0]
-    if len(limbs):
-        amplitude, phase = solid.swing[limbs].T
-        angle = amplitude * np.sin(gone[:, limbs] * (2 * np.pi / 1.45) + phase)
-        swing = rotation_about_y(angle)
-        hip = np.zeros((len(limbs), 3))
-        hip[:, 2] = solid.half[limbs, 2]
-        rotation[:, limbs] = swing @ solid.rotation[limbs]
-        center[:, limbs] = solid.center[limbs] + hip - (swing @ hip[..., None])[..., 0]
-    return rotation, center
-
-
-def rotation_about_y(angle: Array) -> Array:
-    """(..., 3, 3) rotations by `angle` (...,) about y."""
-    base, c, s = rotation_about("y", 0.0), np.cos(angle), np.sin(angle)
-    result = np.broadcast_to(base, (*angle.shape, 3, 3)).copy()
-    result[..., 0, 0], result[..., 2, 2], result[..., 0, 2], result[..., 2, 0] = c, c, s, -s
-    return result
-
-
-def _projected_area(boxes: Boxes3D, camera) -> Array:
+def _projected_area(boxes: Boxes3D, camera: CameraModel) -> Array:
     """(N,) pixels of each box's outline within an image; 0 where it reaches behind the camera."""
     corners = boxes.corners()
     camera_from_ego = inverse(camera.ego_from_camera)
@@ -433,16 +424,3 @@ def _projected_area(boxes: Boxes3D, camera) -> Array:
 def _hash(seed: int, stamp: int, camera: int) -> tuple[int, int]:
     digest = hashlib.blake2b(f"{seed}/{stamp}/{camera}".encode(), digest_size=4).digest()
     return digest[0] * 2 + (digest[2] & 1), digest[1] * 2 + (digest[3] & 1)
-
-
-def _periodic_noise(seed: int, device: torch.device, size: int = 512) -> torch.Tensor:
-    """(size, size, 2) float32 in [-1, 1]: fine and coarse noise that repeats without a seam."""
-    white = np.random.default_rng([seed, 77]).normal(size=(2, size, size)).astype(np.float32)
-    layers = []
-    for picture, widths in zip(white, ((0.8, 1.6), (5.0, 16.0)), strict=True):
-        layer = np.zeros_like(picture)
-        for sigma in widths:
-            blurred = cv2.GaussianBlur(np.tile(picture, (3, 3)), (0, 0), sigma)[size : 2 * size, size : 2 * size]
-            layer += blurred / blurred.std()
-        layers.append((layer / layer.std() / 2).clip(-1, 1))
-    return torch.from_numpy(np.stack(layers, axis=-1)).to(device)

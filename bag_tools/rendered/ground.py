@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
@@ -29,7 +31,7 @@ class _Canvas:
         columns, rows = (np.ceil((high - low) / RESOLUTION)).astype(int)
         self.image = np.empty((rows, columns, 3), np.uint8)
         self.image[:] = _PAVED
-        self.shadow = np.zeros((rows, columns), np.uint8)
+        self.shadow: NDArray[Any] = np.zeros((rows, columns), np.uint8)
 
     def pixels(self, points: Array) -> NDArray[np.int32]:
         """Fixed-point texels of world points (..., 2)."""
@@ -47,7 +49,12 @@ class _Canvas:
             self.polygon(np.concatenate([a[piece], b[piece][::-1]]), color)
 
     def stripe(
-        self, path: Path, offset: float, width: float, spans: list[tuple[float, float]], color: tuple[int, int, int]
+        self,
+        path: Path,
+        offset: float,
+        width: float,
+        spans: list[tuple[float, float]],
+        color: tuple[int, int, int],
     ) -> None:
         """A line `width` wide, `offset` to the left of `path`, over arc lengths `spans`."""
         for start, end in spans:
@@ -89,7 +96,8 @@ def paint_ground(
     for index, street in enumerate(layout.streets):
         _markings(canvas, layout, index, street)
     for outline in shadows:
-        cv2.fillConvexPoly(canvas.shadow, canvas.pixels(cv2.convexHull(outline.astype(np.float32))[:, 0]), 235, 8, _SHIFT)
+        hull = np.asarray(cv2.convexHull(outline.astype(np.float32)), dtype=np.float64)[:, 0]
+        cv2.fillConvexPoly(canvas.shadow, canvas.pixels(hull), (235,), cv2.LINE_8, _SHIFT)
     canvas.shadow = cv2.GaussianBlur(canvas.shadow, (0, 0), 2.5)
     return _mipmapped(canvas, device)
 
@@ -101,7 +109,16 @@ def _clear_junction(canvas: _Canvas, layout: Layout, junction: Junction) -> None
     v = np.array([-u[1], u[0]])
     # A rounded square: the corners are cut so that turning cars stay on asphalt.
     p, q, r = b.half_road, a.half_road, 2.5
-    corners = [(p + r, q), (p, q + r), (-p, q + r), (-p - r, q), (-p - r, -q), (-p, -q - r), (p, -q - r), (p + r, -q)]
+    corners = [
+        (p + r, q),
+        (p, q + r),
+        (-p, q + r),
+        (-p - r, q),
+        (-p - r, -q),
+        (-p, -q - r),
+        (p, -q - r),
+        (p + r, -q),
+    ]
     canvas.polygon(np.array([center + x * u + y * v for x, y in corners]), _ASPHALT)
 
 
@@ -114,9 +131,13 @@ def _wear(rng: np.random.Generator, canvas: _Canvas, layout: Layout) -> None:
             kind = rng.random()
             if kind < 0.45:
                 length, width = rng.uniform(1.0, 7.0), rng.uniform(0.6, 2.2)
-                canvas.stripe(street.center, offset, float(width), [(s, s + float(length))], (gray, gray, gray + 2))
+                canvas.stripe(
+                    street.center, offset, float(width), [(s, s + float(length))], (gray, gray, gray + 2)
+                )
             elif kind < 0.8:
-                points = street.center.offset(offset).at(s + np.arange(0, 8, 0.7))[0] + rng.normal(0, 0.12, (12, 2))
+                points = street.center.offset(offset).at(s + np.arange(0, 8, 0.7))[0] + rng.normal(
+                    0, 0.12, (12, 2)
+                )
                 cv2.polylines(canvas.image, [canvas.pixels(points)], False, (62, 62, 64), 1, cv2.LINE_AA, _SHIFT)
             else:
                 xy = street.center.offset(offset).at(s)[0]
@@ -157,7 +178,9 @@ def _without(length: float, gaps: list[tuple[float, float]], margin: float) -> l
 
 def _dashes(spans: list[tuple[float, float]], dash: float, period: float) -> list[tuple[float, float]]:
     return [
-        (float(s), min(float(s) + dash, end)) for start, end in spans for s in np.arange(start, end - dash / 2, period)
+        (float(s), min(float(s) + dash, end))
+        for start, end in spans
+        for s in np.arange(start, end - dash / 2, period)
     ]
 
 
@@ -168,7 +191,9 @@ def _markings(canvas: _Canvas, layout: Layout, index: int, street: Street) -> No
         canvas.stripe(street.center, offset, 0.12, open_spans, _YELLOW)
     for lane in range(1, street.lanes):
         for side in (1, -1):
-            canvas.stripe(street.center, side * lane * street.lane_width, 0.14, _dashes(open_spans, 3.0, 7.5), _WHITE)
+            canvas.stripe(
+                street.center, side * lane * street.lane_width, 0.14, _dashes(open_spans, 3.0, 7.5), _WHITE
+            )
     for side in (1, -1):
         edge = street.lanes * street.lane_width
         canvas.stripe(street.center, side * edge, 0.12, open_spans, _WHITE)

@@ -267,7 +267,7 @@ def _plane_bounds(planes: Tensor, camera_from_part: Tensor, inverse_intrinsics: 
 def _quadric_bounds(
     quadric: Tensor, camera_from_part: Tensor, inverse_intrinsics: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Roots of the quadric along the rays: middle (K, 3) affine and squared half width (K, 6) quadratic in the pixel.
+    """Roots of the quadric along the rays: middle (K, 3) affine, squared half width (K, 6) quadratic in the pixel.
 
     Also (K,) whether the camera is inside the unbounded quadric, and (K,) whether the part has one at all.
     """

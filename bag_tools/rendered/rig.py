@@ -59,7 +59,7 @@ def make_rig(width: int = FULL_WIDTH, height: int = FULL_HEIGHT) -> CameraRig:
         ego_from_camera[:3, :3] = np.stack([right, [0.0, 0.0, -1.0], forward], axis=1)
         ego_from_camera[:3, 3] = (x, y, z)
         f = focal * scale
-        # Real images show a little more road than sky: the principal point lies 4 % above the middle.
+        # As on the cars, the principal point and with it the horizon lies a little below the middle.
         intrinsics = np.array(
             [[f, 0.0, (width - 1) / 2], [0.0, f, 0.5 * (height - 1) + 0.02 * width], [0.0, 0.0, 1.0]]
         )

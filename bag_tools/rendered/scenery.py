@@ -42,7 +42,12 @@ def _houses(rng: np.random.Generator, layout: Layout, route: Array, reach: float
                 box, half = np.array([[*middle, yaw]]), np.array([[width / 2 + 0.05, depth / 2 + 0.05]])
                 if not _clear_of_streets(layout, middle, yaw, width, depth):
                     continue
-                if len(boxes) and overlaps(boxes, halves, np.repeat(box, len(boxes), 0), np.repeat(half, len(boxes), 0)).any():
+                if (
+                    len(boxes)
+                    and overlaps(
+                        boxes, halves, np.repeat(box, len(boxes), 0), np.repeat(half, len(boxes), 0)
+                    ).any()
+                ):
                     continue
                 boxes, halves = np.concatenate([boxes, box]), np.concatenate([halves, half])
                 solids.append(street.building(rng, width, depth).moved((*middle, 0.0), yaw))
@@ -73,7 +78,9 @@ def _along_curbs(rng: np.random.Generator, layout: Layout, route: Array, reach: 
                 elif rng.random() < 0.75:
                     solids.append(street.tree(rng).moved((*place, 0.0), float(rng.uniform(0, 6))))
                 elif rng.random() < 0.4:
-                    solids.append(street.sign(rng).moved((*place, 0.0), float(heading) + (np.pi if side > 0 else 0)))
+                    solids.append(
+                        street.sign(rng).moved((*place, 0.0), float(heading) + (np.pi if side > 0 else 0))
+                    )
                 back = xy + (own.half_total - 0.2) * out
                 if rng.random() < 0.25 and layout.road_distance(back) > 2:
                     solids.append(street.bush(rng).moved((*back, 0.0), float(heading)))
@@ -90,7 +97,7 @@ def _along_curbs(rng: np.random.Generator, layout: Layout, route: Array, reach: 
 
 
 def shadow_outlines(scenery: Solid, sun: Array) -> list[Array]:
-    """Outlines (8, 2) on the plane of the shadows that the parts' bounding boxes throw; longer than 60 m are cut."""
+    """Outlines (8, 2) on the plane of the shadows that the parts' boxes throw; longer than 60 m are cut."""
     corners = scenery.corners()
     length = np.minimum(corners[..., 2:], 60.0 * sun[2])
     return list(corners[..., :2] - length * sun[:2] / sun[2])

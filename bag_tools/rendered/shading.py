@@ -8,26 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bag_tools.rendered.raycaster import (
-    FIRST_PART,
-    GROUND,
-    ROUND_FACE,
-    SKY,
-    TILE,
-    Hits,
-    Parts,
-    Views,
-    ground_rows,
-    rectangles,
-    shift_affine,
-    tile_chunks,
-    untile,
-)
+from bag_tools.rendered.raycaster import FIRST_PART, GROUND, ROUND_FACE, SKY, Hits, Parts, Views
 from bag_tools.rendered.solids import Material
+from bag_tools.rendered.weather import Weather
 
 # Per Material: mirror (how much sky it reflects at grazing angles), gloss (sun highlight), noise contrast, glow.
 _CONSTANTS = {
@@ -42,27 +31,6 @@ _CONSTANTS = {
     Material.CONCRETE: (0.0, 0.0, 0.22, 0.0),
     Material.STRIPES: (0.10, 0.1, 0.08, 0.0),
 }
-
-
-@dataclass(frozen=True)
-class Weather:
-    """Light and air of a drive.
-
-    Attributes:
-        sun: unit vector (3,) towards the sun, world frame.
-        sun_color, sky_color, horizon_color: linear RGB radiance of the sun's light, the zenith and the horizon.
-        fog: extinction per metre; 0 = clear.
-        clouds: cover in [0, 1].
-        exposure: factor before the film curve.
-    """
-
-    sun: tuple[float, float, float]
-    sun_color: tuple[float, float, float]
-    sky_color: tuple[float, float, float]
-    horizon_color: tuple[float, float, float]
-    fog: float
-    clouds: float
-    exposure: float
 
 
 @dataclass
@@ -101,7 +69,10 @@ def shade(
     noise: Tensor,
     shadow: Tensor,
 ) -> Tensor:
-    """Linear radiance (V, H, W, 3). `noise` (S, S, 2): fine and coarse periodic noise in [-1, 1]; `shadow` (V, H, W)."""
+    """Linear radiance (V, H, W, 3).
+
+    `noise` (S, S, 2): fine and coarse periodic noise in [-1, 1]; `shadow` (V, H, W): cover of the ground.
+    """
     device = hits.surface.device
     flat = hits.surface.flatten()
     image = torch.zeros((flat.numel(), 3), device=device)
@@ -177,7 +148,13 @@ def sky(unit: Tensor, weather: Weather, noise: Tensor | None) -> Tensor:
 
 
 def _ground_color(
-    where: Tensor, footprint: Tensor, depth: Tensor, ground: Ground, weather: Weather, noise: Tensor, shadow: Tensor
+    where: Tensor,
+    footprint: Tensor,
+    depth: Tensor,
+    ground: Ground,
+    weather: Weather,
+    noise: Tensor,
+    shadow: Tensor,
 ) -> Tensor:
     device = where.device
     # Between the footprint across (z/f) and along the view (z^2/(f h)), h = 1.5 m.
@@ -209,7 +186,9 @@ def _ground_color(
     albedo = albedo * (1 + 0.20 * fine + 0.16 * middle + 0.14 * wide)[:, None]
     lit = (1 - torch.maximum(color[:, 3] / 255, shadow)).clamp(0, 1)[:, None]
     sun = torch.tensor(weather.sun_color, device=device) * weather.sun[2]
-    ambient = 0.5 * (torch.tensor(weather.sky_color, device=device) + torch.tensor(weather.horizon_color, device=device))
+    ambient = 0.5 * (
+        torch.tensor(weather.sky_color, device=device) + torch.tensor(weather.horizon_color, device=device)
+    )
     return albedo * (sun * lit + 0.62 * ambient)
 
 
@@ -311,61 +290,6 @@ def _patterns(
     return torch.where(frame[:, None], torch.full_like(color, 0.55), color)
 
 
-def ground_shadows(
-    center: Tensor, axes: Tensor, towards: Tensor, softness: Tensor, strength: Tensor, views: Views
-) -> Tensor:
-    """Shadow cover (V, H, W) in [0, 1] that boxes throw on the plane z = 0.
-
-    Args:
-        center: (V, S, 3) world centres of S boxes at each view's instant.
-        axes: (V, S, 3, 3) half axes as columns, metres.
-        towards: (S, 3) direction to the light, z > 0.
-        softness: (S,) width of the edge, metres.
-        strength: (S,) darkness inside.
-    The shadow of a box is a zonogon: three pairs of parallel edges, each affine in the pixel.
-    """
-    device = center.device
-    slope = towards[:, :2] / towards[:, 2:]
-    middle = center[..., :2] - center[..., 2:] * slope
-    flat_axes = axes[..., :2, :] - axes[..., 2:3, :] * slope[:, :, None]
-    edge = functional.normalize(torch.stack([-flat_axes[..., 1, :], flat_axes[..., 0, :]], dim=-2), dim=-2)
-    reach = (edge.transpose(-1, -2) @ flat_axes).abs().sum(-1)
-    signs = torch.tensor(
-        [[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)], dtype=torch.float64, device=device
-    )
-    corners = middle[..., None, :] + (flat_axes @ signs.T).transpose(-1, -2)
-    corners = corners + functional.normalize(corners - middle[..., None, :], dim=-1) * softness[:, None, None]
-    corners = functional.pad(corners, (0, 1))
-    rotation, translation = views.camera_from_world[:, :3, :3], views.camera_from_world[:, :3, 3]
-    corners = corners @ rotation[:, None].transpose(-1, -2) + translation[:, None, None]
-    view, box = torch.nonzero((corners[..., 2] > 0.1).any(-1) & (corners[..., 2].amin(-1) < 70), as_tuple=True)
-    rectangle, visible = rectangles(corners[view, box], view, views)
-    view, box, rectangle = view[visible], box[visible], rectangle[visible]
-    inverse_intrinsics = torch.linalg.inv(views.intrinsics)
-    world_from_camera = rotation.transpose(1, 2)
-    eye = -(world_from_camera @ translation[..., None])[..., 0]
-    rays = (world_from_camera @ inverse_intrinsics)[view, :2]
-    row = ground_rows(views, inverse_intrinsics)[view]
-    normal = torch.cat([edge[view, box].transpose(1, 2), -edge[view, box].transpose(1, 2)], dim=1)
-    # Metres inside an edge times w: n.(eye + ray/w - middle) + reach.
-    constant = (normal @ (eye[view, :2] - middle[view, box])[..., None])[..., 0] + reach[view, box].repeat(1, 2)
-    inside = torch.cat([normal @ rays + constant[..., None] * row[:, None], row[:, None]], dim=1)
-    cover = torch.zeros(len(views) * views.tiles_x * views.tiles_y * TILE * TILE, device=device)
-    lanes = torch.arange(TILE * TILE, device=device)
-    basis = torch.stack([lanes % TILE, torch.div(lanes, TILE, rounding_mode="floor"), torch.ones_like(lanes)]).float()
-    for pair, u0, v0, tile in tile_chunks(torch.arange(len(view), device=device), rectangle, view, views):
-        rows = shift_affine(inside[pair], u0[:, None], v0[:, None]).float()
-        value = (rows.reshape(-1, 3) @ basis).view(len(pair), 7, TILE * TILE)
-        w = value[:, 6].clamp(min=1e-5)
-        soft = softness[box[pair]].float()[:, None]
-        dark = (value[:, :6].amin(1) / w / soft + 0.5).clamp(0, 1) * strength[box[pair]].float()[:, None]
-        dark = dark * (value[:, 6] > 1e-3)
-        lane = torch.nonzero(dark.flatten() > 0)[:, 0]
-        target = tile[torch.div(lane, TILE * TILE, rounding_mode="floor")] * TILE * TILE + lane % (TILE * TILE)
-        cover.scatter_reduce_(0, target, dark.flatten()[lane], "amax")
-    return untile(cover, views)
-
-
 def develop(
     radiance: Tensor, surface: Tensor, weather: Weather, noise: Tensor, rolls: Tensor, smooth: bool = True
 ) -> Tensor:
@@ -400,3 +324,16 @@ def develop(
         picture = picture * 255 + grain[..., None] * 2.5 + 0.5
         result[i] = picture.clamp(0, 255).to(torch.uint8)
     return result
+
+
+def periodic_noise(seed: int, device: torch.device, size: int = 512) -> torch.Tensor:
+    """(size, size, 2) float32 in [-1, 1]: fine and coarse noise that repeats without a seam."""
+    white = np.random.default_rng([seed, 77]).normal(size=(2, size, size)).astype(np.float32)
+    layers = []
+    for picture, widths in zip(white, ((0.8, 1.6), (5.0, 16.0)), strict=True):
+        layer = np.zeros_like(picture)
+        for sigma in widths:
+            blurred = cv2.GaussianBlur(np.tile(picture, (3, 3)), (0, 0), sigma)[size : 2 * size, size : 2 * size]
+            layer += blurred / blurred.std()
+        layers.append((layer / layer.std() / 2).clip(-1, 1))
+    return torch.from_numpy(np.stack(layers, axis=-1)).to(device)

@@ -200,7 +200,7 @@ def cylinder(
 def cone(
     center: ArrayLike, size: ArrayLike, color: ArrayLike, material: Material = Material.PAINT, *, top: float = 0.1
 ) -> Solid:
-    """An upright elliptic cone of `size` (3,) (length and width are the base's), cut where it is `top` of the base."""
+    """An upright elliptic cone with a base of `size` (3,), cut where it is `top` times as wide."""
     half = np.asarray(size, dtype=np.float64) / 2
     # Radius factor r(z) = m - k z, 1 at the bottom, `top` at the top: x^2/hx^2 + y^2/hy^2 - r(z)^2 <= 0.
     m, k = (1 + top) / 2, (1 - top) / (2 * half[2])
@@ -210,9 +210,32 @@ def cone(
     return _part(center, half, planes, quadric, color, material, None)
 
 
-def ellipsoid(
-    center: ArrayLike, size: ArrayLike, color: ArrayLike, material: Material = Material.CLOTH
-) -> Solid:
+def ellipsoid(center: ArrayLike, size: ArrayLike, color: ArrayLike, material: Material = Material.CLOTH) -> Solid:
     """An axis-parallel ellipsoid that fills the box of `size` (3,)."""
     half = np.asarray(size, dtype=np.float64) / 2
     return _part(center, half, [], np.diag([*(1 / half**2), -1.0]), color, material, None)
+
+
+def swung(solid: Solid, gone: Array) -> tuple[Array, Array]:
+    """object_from_part rotations (S, P, 3, 3) and centres (S, P, 3), limbs swung by the metres gone (S, P)."""
+    views, parts = gone.shape
+    rotation = np.broadcast_to(solid.rotation, (views, parts, 3, 3)).copy()
+    center = np.broadcast_to(solid.center, (views, parts, 3)).copy()
+    limbs = np.nonzero(solid.swing[:, 0])[0]
+    if len(limbs):
+        amplitude, phase = solid.swing[limbs].T
+        angle = amplitude * np.sin(gone[:, limbs] * (2 * np.pi / 1.45) + phase)
+        swing = _about_y(angle)
+        hip = np.zeros((len(limbs), 3))
+        hip[:, 2] = solid.half[limbs, 2]
+        rotation[:, limbs] = swing @ solid.rotation[limbs]
+        center[:, limbs] = solid.center[limbs] + hip - (swing @ hip[..., None])[..., 0]
+    return rotation, center
+
+
+def _about_y(angle: Array) -> Array:
+    """(..., 3, 3) rotations by `angle` (...,) about y."""
+    c, s = np.cos(angle), np.sin(angle)
+    result = np.broadcast_to(np.eye(3), (*angle.shape, 3, 3)).copy()
+    result[..., 0, 0], result[..., 2, 2], result[..., 0, 2], result[..., 2, 0] = c, c, s, -s
+    return result

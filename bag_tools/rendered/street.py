@@ -50,9 +50,19 @@ def pedestrian(rng: np.random.Generator, moving: bool = True) -> tuple[Solid, Ar
     for side in (-1, 1):
         phase = 0.0 if side > 0 else np.pi
         parts += [
-            cylinder((0, side * 0.10, 0.06 + leg / 2), (0.17, 0.16, leg), trousers, Material.CLOTH, swing=(stride, phase)),
             cylinder(
-                (0, side * (width / 2 - 0.06), 1.12 * k), (0.12, 0.12, 0.62 * k), top, Material.CLOTH, swing=(-stride, phase)
+                (0, side * 0.10, 0.06 + leg / 2),
+                (0.17, 0.16, leg),
+                trousers,
+                Material.CLOTH,
+                swing=(stride, phase),
+            ),
+            cylinder(
+                (0, side * (width / 2 - 0.06), 1.12 * k),
+                (0.12, 0.12, 0.62 * k),
+                top,
+                Material.CLOTH,
+                swing=(-stride, phase),
             ),
             block((0.02, side * 0.10, 0.04), (0.27, 0.11, 0.08), (0.05, 0.04, 0.04), Material.CLOTH, front=0.8),
         ]
@@ -66,7 +76,9 @@ def pedestrian(rng: np.random.Generator, moving: bool = True) -> tuple[Solid, Ar
         block((0, 0, 0.90 * k), (0.22, width - 0.24, 0.16), trousers, Material.CLOTH),
     ]
     if rng.random() < 0.35:
-        parts.append(block((-0.19 * k, 0, 1.20 * k), (0.18, 0.30, 0.42), _cloth(rng), Material.CLOTH, front=0.9, back=0.9))
+        parts.append(
+            block((-0.19 * k, 0, 1.20 * k), (0.18, 0.30, 0.42), _cloth(rng), Material.CLOTH, front=0.9, back=0.9)
+        )
     solid = join(parts)
     corners = solid.corners().reshape(-1, 3)
     size = np.array([length, width, float(corners[:, 2].max())])
@@ -79,14 +91,32 @@ def _rider(rng: np.random.Generator, x: float, seat: float, lean: float) -> list
     tilt = rotation_about("y", lean)
     back = tilt @ np.array([0, 0, 0.29])
     parts = [
-        block((x + back[0], 0, seat + 0.05 + back[2]), (0.24, 0.40, 0.58), top, Material.CLOTH, rotation=tilt, sides=1.0),
+        block(
+            (x + back[0], 0, seat + 0.05 + back[2]),
+            (0.24, 0.40, 0.58),
+            top,
+            Material.CLOTH,
+            rotation=tilt,
+            sides=1.0,
+        ),
         ellipsoid((x + 2.35 * back[0] + 0.05, 0, seat + 0.05 + 2.0 * back[2] + 0.16), (0.25, 0.20, 0.28), skin),
-        ellipsoid((x + 2.35 * back[0] + 0.03, 0, seat + 0.05 + 2.0 * back[2] + 0.20), (0.29, 0.23, 0.25), paint(rng), Material.PAINT),
+        ellipsoid(
+            (x + 2.35 * back[0] + 0.03, 0, seat + 0.05 + 2.0 * back[2] + 0.20),
+            (0.29, 0.23, 0.25),
+            paint(rng),
+            Material.PAINT,
+        ),
     ]
     for side in (-1, 1):
         arm = rotation_about("y", 0.9)
         parts += [
-            cylinder((x + 1.5 * back[0] + 0.24, side * 0.21, seat + 0.43), (0.11, 0.11, 0.56), top, Material.CLOTH, rotation=arm.T),
+            cylinder(
+                (x + 1.5 * back[0] + 0.24, side * 0.21, seat + 0.43),
+                (0.11, 0.11, 0.56),
+                top,
+                Material.CLOTH,
+                rotation=arm.T,
+            ),
             cylinder(
                 (x + 0.18, side * 0.13, seat - 0.02),
                 (0.16, 0.15, 0.48),
@@ -108,7 +138,13 @@ def bicycle(rng: np.random.Generator, rider: bool = True) -> tuple[Solid, Array]
     for x in (reach, -reach):
         parts += [
             cylinder((x, 0, diameter / 2), (diameter, 0.05, diameter), RUBBER, axis="y"),
-            cylinder((x, 0, diameter / 2), (diameter * 0.86, 0.054, diameter * 0.86), (0.5, 0.5, 0.5), Material.METAL, axis="y"),
+            cylinder(
+                (x, 0, diameter / 2),
+                (diameter * 0.86, 0.054, diameter * 0.86),
+                (0.5, 0.5, 0.5),
+                Material.METAL,
+                axis="y",
+            ),
         ]
     for start, end in (
         ((reach, 0.34), (reach - 0.12, 1.0)),
@@ -122,7 +158,12 @@ def bicycle(rng: np.random.Generator, rider: bool = True) -> tuple[Solid, Array]
         delta, middle = b - a, (a + b) / 2
         pitch = -float(np.arctan2(delta[1], delta[0]))
         parts.append(
-            block((middle[0], 0, middle[1]), (float(np.linalg.norm(delta)), 0.05, 0.06), color, rotation=rotation_about("y", pitch))
+            block(
+                (middle[0], 0, middle[1]),
+                (float(np.linalg.norm(delta)), 0.05, 0.06),
+                color,
+                rotation=rotation_about("y", pitch),
+            )
         )
     parts += [
         block((reach - 0.12, 0, 1.02), (0.06, 0.60, 0.05), RUBBER, Material.RUBBER),
@@ -150,7 +191,9 @@ def motorcycle(rng: np.random.Generator, rider: bool = True) -> tuple[Solid, Arr
         block((0.18, 0, 0.82), (0.60, 0.32, 0.26), color, front=0.8, back=0.8, sides=0.7),
         block((-0.38, 0, 0.80), (0.70, 0.28, 0.12), RUBBER, Material.RUBBER, back=0.9),
         block((-reach - 0.02, 0, 0.72), (0.50, 0.22, 0.14), color, back=0.8),
-        block((reach - 0.12, 0, 0.60), (0.12, 0.16, 0.75), STEEL, Material.METAL, rotation=rotation_about("y", -0.35)),
+        block(
+            (reach - 0.12, 0, 0.60), (0.12, 0.16, 0.75), STEEL, Material.METAL, rotation=rotation_about("y", -0.35)
+        ),
         block((reach - 0.02, 0, 0.92), (0.22, 0.30, 0.26), color, front=0.7, sides=0.8),
         ellipsoid((reach + 0.08, 0, 0.90), (0.10, 0.20, 0.18), (1.0, 0.98, 0.88), Material.LAMP),
         block((-length / 2 + 0.06, 0, 0.76), (0.08, 0.20, 0.09), TAIL_LAMP, Material.LAMP),
@@ -196,7 +239,13 @@ def traffic_cone(rng: np.random.Generator) -> tuple[Solid, Array]:
         height, base = float(rng.uniform(0.68, 0.95)), float(rng.uniform(0.36, 0.46))
         parts = [
             block((0, 0, 0.025), (base, base, 0.05), (0.1, 0.1, 0.1), Material.RUBBER),
-            cone((0, 0, 0.05 + (height - 0.05) / 2), (base * 0.78, base * 0.78, height - 0.05), orange, Material.STRIPES, top=0.16),
+            cone(
+                (0, 0, 0.05 + (height - 0.05) / 2),
+                (base * 0.78, base * 0.78, height - 0.05),
+                orange,
+                Material.STRIPES,
+                top=0.16,
+            ),
         ]
     else:
         height, base = float(rng.uniform(1.0, 1.15)), 0.44
@@ -218,7 +267,11 @@ def tree(rng: np.random.Generator) -> Solid:
     for _ in range(int(rng.integers(4, 7))):
         offset = rng.normal(0, 1, 3) * np.array([0.20, 0.20, 0.11]) * height * np.array([0.8, 0.8, 1.0])
         size = spread * rng.uniform(0.55, 0.95) * np.array([1, 1, 0.85])
-        parts.append(ellipsoid(offset + np.array([0, 0, height * 0.70]), size, green * rng.uniform(0.8, 1.2), Material.LEAVES))
+        parts.append(
+            ellipsoid(
+                offset + np.array([0, 0, height * 0.70]), size, green * rng.uniform(0.8, 1.2), Material.LEAVES
+            )
+        )
     return join(parts)
 
 
@@ -245,7 +298,9 @@ def lamp_post(rng: np.random.Generator) -> Solid:
         [
             cone((0, 0, height / 2), (0.22, 0.22, height), gray, Material.METAL, top=0.5),
             block((0.9, 0, height - 0.05), (1.9, 0.09, 0.10), gray, Material.METAL),
-            block((1.7, 0, height - 0.12), (0.6, 0.24, 0.12), (0.75, 0.75, 0.72), Material.METAL, front=0.8, back=0.8),
+            block(
+                (1.7, 0, height - 0.12), (0.6, 0.24, 0.12), (0.75, 0.75, 0.72), Material.METAL, front=0.8, back=0.8
+            ),
         ]
     )
 
@@ -265,7 +320,9 @@ def traffic_light(rng: np.random.Generator) -> Solid:
 
 def sign(rng: np.random.Generator) -> Solid:
     """A traffic sign on a pole, its face towards -x."""
-    color = np.array([(0.75, 0.05, 0.05), (0.05, 0.18, 0.6), (0.85, 0.65, 0.05), (0.05, 0.4, 0.2)])[rng.integers(4)]
+    color = np.array([(0.75, 0.05, 0.05), (0.05, 0.18, 0.6), (0.85, 0.65, 0.05), (0.05, 0.4, 0.2)])[
+        rng.integers(4)
+    ]
     return join(
         [
             cylinder((0, 0, 1.3), (0.07, 0.07, 2.6), (0.5, 0.5, 0.5), Material.METAL),
@@ -290,7 +347,9 @@ _FACADES = np.array(
 
 def building(rng: np.random.Generator, width: float, depth: float) -> Solid:
     """A house `width` along x and `depth` along y with a plinth, cornice, roof boxes; its street face is -y."""
-    height = float(rng.choice([7, 10, 13, 16, 20, 28], p=[0.15, 0.25, 0.25, 0.17, 0.12, 0.06]) + rng.uniform(0, 1.5))
+    height = float(
+        rng.choice([7, 10, 13, 16, 20, 28], p=[0.15, 0.25, 0.25, 0.17, 0.12, 0.06]) + rng.uniform(0, 1.5)
+    )
     color = np.clip(_FACADES[rng.integers(len(_FACADES))] * rng.uniform(0.8, 1.2), 0.05, 0.85)
     trim = np.clip(color * 1.25 + 0.05, 0, 0.9)
     parts = [
@@ -307,9 +366,13 @@ def building(rng: np.random.Generator, width: float, depth: float) -> Solid:
     ]
     if rng.random() < 0.5:
         x = rng.uniform(-0.25, 0.25) * width
-        tint = np.array([(0.5, 0.06, 0.05), (0.05, 0.2, 0.35), (0.06, 0.3, 0.15), (0.6, 0.45, 0.1)])[rng.integers(4)]
+        tint = np.array([(0.5, 0.06, 0.05), (0.05, 0.2, 0.35), (0.06, 0.3, 0.15), (0.6, 0.45, 0.1)])[
+            rng.integers(4)
+        ]
         parts.append(block((x, -depth / 2 - 0.6, 2.9), (width * 0.35, 1.2, 0.35), tint, Material.CLOTH, sides=0.4))
-    parts.append(block((0.1 * width, -depth / 2 - 0.03, 1.25), (1.3, 0.1, 2.5), np.array([0.12, 0.07, 0.04]), Material.GLASS))
+    parts.append(
+        block(
+            (0.1 * width, -depth / 2 - 0.03, 1.25), (1.3, 0.1, 2.5), np.array([0.12, 0.07, 0.04]), Material.GLASS
+        )
+    )
     return join(parts)
-
-

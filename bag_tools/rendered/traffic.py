@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bag_tools.rendered import models, street
+from bag_tools.rendered import heavy, models, street
 from bag_tools.rendered.rig import EGO_CENTER_X, EGO_SIZE
 from bag_tools.rendered.roads import Layout, Path, line, turn
 from bag_tools.rendered.solids import Solid
@@ -108,7 +108,9 @@ def overlaps(a: Array, a_half: Array, b: Array, b_half: Array) -> NDArray[np.boo
     ]
     for axis in axes:
         reach = sum(
-            half[:, k] * np.abs((axes[2 * i + k] * axis).sum(1)) for i, half in enumerate((a_half, b_half)) for k in (0, 1)
+            half[:, k] * np.abs((axes[2 * i + k] * axis).sum(1))
+            for i, half in enumerate((a_half, b_half))
+            for k in (0, 1)
         )
         apart |= np.abs((delta * axis).sum(1)) > reach
     return ~apart
@@ -208,7 +210,7 @@ class Population:
     def _add_moving(self, name: str, path: Path, s: Array, track: Array, attempt: int) -> bool:
         rng = self.rng
         if name == "trailer":
-            unit, load = models.tractor(rng), models.trailer(rng)
+            unit, load = heavy.tractor(rng), heavy.trailer(rng)
             behind = (unit[1][0] + load[1][0]) / 2 - 2.2 + 2.3
             trailing = _along(path, s - behind)
             if not self._taken.clear(trailing, load[1], 1.2) or not self._taken.clear(track, unit[1], 1.2):
@@ -221,7 +223,7 @@ class Population:
             return self.add(name, street.bicycle(rng, True), track, "rider", False, 0.5)
         if name == "motorcycle":
             return self.add(name, street.motorcycle(rng, True), track, "rider", False, 0.7)
-        make = {"car": models.car, "truck": models.truck, "bus": models.bus}[name]
+        make = {"car": models.car, "truck": heavy.truck, "bus": heavy.bus}[name]
         return self.add(name, make(rng), track, "vehicle", False, 1.2 if name == "car" else 1.0)
 
     def _curb(self, inset: float) -> tuple[Array, float, int] | None:
@@ -244,7 +246,12 @@ class Population:
         for _ in range(170):
             if kept >= target:
                 break
-            name = str(rng.choice(["car", "truck", "trailer", "bus", "motorcycle", "bicycle"], p=[0.72, 0.08, 0.04, 0.03, 0.05, 0.08]))
+            name = str(
+                rng.choice(
+                    ["car", "truck", "trailer", "bus", "motorcycle", "bicycle"],
+                    p=[0.72, 0.08, 0.04, 0.03, 0.05, 0.08],
+                )
+            )
             on_sidewalk = name == "bicycle" or (name == "motorcycle" and rng.random() < 0.5)
             spot = self._curb(0.8 if on_sidewalk else -1.25)
             if spot is None:
@@ -255,9 +262,9 @@ class Population:
                 yaw += float(rng.choice([0.0, np.pi / 2, np.pi]))
             makers = {
                 "car": models.car,
-                "truck": models.truck,
-                "trailer": models.trailer,
-                "bus": models.bus,
+                "truck": heavy.truck,
+                "trailer": heavy.trailer,
+                "bus": heavy.bus,
                 "motorcycle": lambda r: street.motorcycle(r, False),
                 "bicycle": lambda r: street.bicycle(r, False),
             }
@@ -274,7 +281,9 @@ class Population:
             xy, yaw, _ = spot
             along, across = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
             machine = self.still(xy, yaw + float(rng.choice([0.0, np.pi])) + float(rng.normal(0, 0.05)))
-            if not self.add("construction_vehicle", models.construction_vehicle(rng), machine, "vehicle", True, 0.2):
+            if not self.add(
+                "construction_vehicle", heavy.construction_vehicle(rng), machine, "vehicle", True, 0.2
+            ):
                 continue
             half = 8.0 + float(rng.uniform(0, 3))
             for k in np.arange(-half + 1.0, half, 2.5):
@@ -285,7 +294,14 @@ class Population:
                 self.add(name, made, side, "", True, 0.05)
             for end in (-half, half):
                 for k in (-0.9, 1.1):
-                    self.add("barrier", street.barrier(rng), self.still(xy + end * along + k * across, yaw), "", True, 0.02)
+                    self.add(
+                        "barrier",
+                        street.barrier(rng),
+                        self.still(xy + end * along + k * across, yaw),
+                        "",
+                        True,
+                        0.02,
+                    )
             for k in range(4):
                 place = xy - (half + 2.2 * (k + 1)) * along + (1.6 - 0.75 * k) * across
                 self.add("traffic_cone", street.traffic_cone(rng), self.still(place, yaw), "", True, 0.1)
@@ -299,7 +315,14 @@ class Population:
             along = np.array([np.cos(yaw), np.sin(yaw)])
             if rng.random() < 0.5:
                 for k in range(int(rng.integers(2, 5))):
-                    self.add("traffic_cone", street.traffic_cone(rng), self.still(xy + 2.0 * k * along, yaw), "", True, 0.1)
+                    self.add(
+                        "traffic_cone",
+                        street.traffic_cone(rng),
+                        self.still(xy + 2.0 * k * along, yaw),
+                        "",
+                        True,
+                        0.1,
+                    )
             else:
                 for k in range(int(rng.integers(2, 5))):
                     place = self.still(xy + 2.1 * k * along, yaw + np.pi / 2)
@@ -314,10 +337,17 @@ class Population:
                 continue
             xy, yaw, _ = spot
             if rng.random() < 0.22:
-                for k in range(int(rng.integers(1, 4))):
+                for _ in range(int(rng.integers(1, 4))):
                     place = xy + rng.normal(0, 0.9, 2)
                     made = street.pedestrian(rng, moving=False)
-                    self.add("pedestrian", made, self.still(place, float(rng.uniform(-np.pi, np.pi))), "pedestrian", True, 0.15)
+                    self.add(
+                        "pedestrian",
+                        made,
+                        self.still(place, float(rng.uniform(-np.pi, np.pi))),
+                        "pedestrian",
+                        True,
+                        0.15,
+                    )
                 continue
             heading = yaw + (np.pi if rng.random() < 0.5 else 0.0)
             speed = float(np.clip(rng.normal(1.35, 0.2), 0.8, 1.9))
