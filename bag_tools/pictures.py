@@ -221,7 +221,8 @@ def picture_of(
     """One RGB picture of a frame: all cameras with projected boxes, and the view from above.
 
     Args:
-        frame: images, geometry and, where known, ground truth (drawn thin and green).
+        frame: images, geometry and, where known, ground truth (drawn green; boxes of score 0, which no sensor
+            saw, are left out).
         boxes: detections (coloured by class) or tracks (coloured by identity), in base_link or map.
         title: one line above everything.
         style: sizes and thresholds.
@@ -231,6 +232,9 @@ def picture_of(
     shown = for_drawing(boxes, style) if boxes is not None else Boxes3D.empty()
     if shown.frame_id == "map":
         shown = shown.transformed(inverse(frame.map_from_ego), "base_link")
+    truth = frame.ground_truth
+    if truth is not None:
+        truth = truth[truth.score > 0]
     drawn = set(shown.track_id.tolist())
     paths = {track_id: trail for track_id, trail in (trails or {}).items() if track_id in drawn}
     names = list(frame.rig.names)
@@ -246,14 +250,14 @@ def picture_of(
     for place, camera in enumerate(order):
         top = header + (place // style.columns) * cell_height
         left = (place % style.columns) * style.cell_width
-        cell = _camera_cell(frame, camera, shown, style.cell_width, cell_height)
+        cell = _camera_cell(frame, camera, shown, truth, style.cell_width, cell_height)
         canvas[top : top + cell_height, left : left + style.cell_width] = cell
         absent = "" if frame.images[camera] is not None else "  (no image)"
         texts.append(((left + 8.0, top + 5.0), names[camera] + absent, TEXT))
-    canvas[header:, width - side :] = view_from_above(shown, side, style, frame.ground_truth, paths)
+    canvas[header:, width - side :] = view_from_above(shown, side, style, truth, paths)
     legend_left = float(width - side + 8)
     texts.append(((legend_left, header + 5.0), "from above", TEXT))
-    if frame.ground_truth is not None:
+    if truth is not None:
         texts.append(((legend_left, header + 22.0), "ground truth", GROUND_TRUTH))
     if (shown.track_id < 0).any():
         for line, label in enumerate(np.unique(shown.label[shown.track_id < 0])):
@@ -263,13 +267,15 @@ def picture_of(
     return canvas
 
 
-def _camera_cell(frame: Frame, camera: int, boxes: Boxes3D, width: int, height: int) -> Picture:
+def _camera_cell(
+    frame: Frame, camera: int, boxes: Boxes3D, truth: Boxes3D | None, width: int, height: int
+) -> Picture:
     image = frame.images[camera]
     if image is None:
         return np.full((height, width, 3), FAINT, np.uint8)
     cell = np.asarray(cv2.resize(image, (2 * width, 2 * height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    if frame.ground_truth is not None:
-        draw_on_camera(cell, frame.ground_truth, frame, camera, GROUND_TRUTH, 2)
+    if truth is not None:
+        draw_on_camera(cell, truth, frame, camera, GROUND_TRUTH, 2)
     draw_on_camera(cell, boxes, frame, camera, width=3)
     return np.asarray(cv2.resize(cell, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
