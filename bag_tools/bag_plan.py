@@ -11,9 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bag_tools import layout, messages
-from bag_tools.bag_file import BagError, BagFile, Topic
+from bag_tools.bag_file import BagError, BagFile, RawMessage, Topic
 from streampetr_core.cameras import NUSCENES_CAMERAS, NUSCENES_EGO_FROM_LIDAR, CameraModel, CameraRig
+from streampetr_core.ego_motion import EgoMotionError
+from streampetr_core.tf_motion import TfMotion
 from streampetr_core.transform_tree import TransformError, TransformTree
+
+StampedTransform = tuple[str, str, int, NDArray[np.float64]]
+"""Parent, child, stamp, parent_from_child (4, 4)."""
 
 IMAGE_PATTERNS = (
     layout.IMAGE_PATTERN,
@@ -62,6 +67,7 @@ class BagPlan:
         has_samples, has_ground_truth: whether these topics hold something.
         sets: camera sets in the bag, exact with samples, else the first camera's images.
         topics: the names in use.
+        fixed: the transforms of /tf_static.
         tree: how the sensors are mounted.
         rectified: cameras whose image topic says that no distortion is left.
     """
@@ -75,6 +81,7 @@ class BagPlan:
     has_ground_truth: bool
     sets: int
     topics: BagTopics
+    fixed: tuple[StampedTransform, ...]
     tree: TransformTree
     rectified: frozenset[str]
 
@@ -113,9 +120,11 @@ def make_plan(bag: BagFile, names: BagTopics) -> BagPlan:
     )
     images = {topic: name for topic, name in images.items() if name in wanted}
     infos = {topic: name for topic, name in infos.items() if name in wanted}
-    motion = _find_motion(bag, found, names)
+    static = bag.messages([names.tf_static]) if names.tf_static in found else ()
+    fixed = tuple(transform for message in static for transform in transforms_of(bag, message))
+    motion = _find_motion(bag, found, names, fixed)
     first = next(topic for name in order for topic, camera in {**images, **infos}.items() if camera == name)
-    tree = read_tree(bag, names, found)
+    tree = _read_tree(bag, names, found, fixed)
     rectified = frozenset(name for topic, name in images.items() if "rect" in topic)
     rig = _read_rig(bag, names, order, infos, tree, rectified)
     return BagPlan(
@@ -128,6 +137,7 @@ def make_plan(bag: BagFile, names: BagTopics) -> BagPlan:
         has_ground_truth=names.ground_truth in found,
         sets=found[names.sample].count if has_samples else found[first].count,
         topics=names,
+        fixed=fixed,
         tree=tree,
         rectified=rectified,
     )
@@ -186,20 +196,21 @@ def _find_images(bag: BagFile, found: dict[str, Topic], names: BagTopics) -> dic
     return chosen
 
 
-def _find_motion(bag: BagFile, found: dict[str, Topic], names: BagTopics) -> str:
+def _find_motion(
+    bag: BagFile, found: dict[str, Topic], names: BagTopics, fixed: tuple[StampedTransform, ...]
+) -> str:
     """The topic that says where the robot is."""
     if names.ego_motion not in ("auto", "tf", "odometry"):
         raise BagError(f"ego_motion '{names.ego_motion}' is unknown; use auto, tf or odometry")
     seen: set[str] = set()
     if names.ego_motion != "odometry" and names.tf in found:
+        motion = tf_motion(names, fixed)
         for message in bag.messages([names.tf]):
-            for item in bag.decode(message).transforms:
-                parent, child = item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/")
-                if (parent, child) == (names.map_frame, names.base_frame):
-                    return names.tf
+            for parent, child, stamp, matrix in transforms_of(bag, message):
+                motion.add(parent, child, stamp, matrix)
                 seen.add(f"{parent} -> {child}")
-            if len(seen) > 50:
-                break
+                if _reaches_map(motion, stamp):
+                    return names.tf
     if names.ego_motion != "tf" and names.odometry in found:
         return names.odometry
     looked = {"auto": f"{names.tf} and {names.odometry}", "tf": names.tf, "odometry": names.odometry}
@@ -211,22 +222,51 @@ def _find_motion(bag: BagFile, found: dict[str, Topic], names: BagTopics) -> str
     )
 
 
-def read_tree(bag: BagFile, names: BagTopics, found: dict[str, Topic]) -> TransformTree:
+def transforms_of(bag: BagFile, message: RawMessage) -> list[StampedTransform]:
+    """Parent, child, stamp and parent_from_child (4, 4) of each transform in a TFMessage."""
+    return [
+        (
+            item.header.frame_id.lstrip("/"),
+            item.child_frame_id.lstrip("/"),
+            messages.stamp_to_ns(item.header.stamp),
+            messages.transform_matrix(item),
+        )
+        for item in bag.decode(message).transforms
+    ]
+
+
+def tf_motion(names: BagTopics, fixed: tuple[StampedTransform, ...]) -> TfMotion:
+    """What gathers /tf, knowing /tf_static already."""
+    motion = TfMotion(names.map_frame, names.base_frame)
+    for parent, child, _, matrix in fixed:
+        motion.add_fixed(parent, child, matrix)
+    return motion
+
+
+def _reaches_map(motion: TfMotion, stamp_ns: int) -> bool:
+    """Whether the frames from robot to map are joined, however far their poses reach."""
+    try:
+        motion.at(stamp_ns)
+    except TransformError:
+        return False
+    except EgoMotionError:
+        return True
+    return True
+
+
+def _read_tree(
+    bag: BagFile, names: BagTopics, found: dict[str, Topic], fixed: tuple[StampedTransform, ...]
+) -> TransformTree:
     """How the sensors are mounted: /tf_static, and what /tf says of other frames than the robot at the start.
 
     The latter is for drivers that send fixed transforms again and again.
     """
-    tree = TransformTree()
-    start = bag.span_ns[0]
-    sources = [(names.tf, start + 2_000_000_000), (names.tf_static, None)]
-    for topic, stop in sources:
-        if topic not in found:
-            continue
-        for message in bag.messages([topic], stop_ns=stop):
-            for item in bag.decode(message).transforms:
-                if item.child_frame_id.lstrip("/") != names.base_frame:
-                    tree.set(item.header.frame_id, item.child_frame_id, messages.transform_matrix(item))
-    return tree
+    motion = tf_motion(names, fixed)
+    if names.tf in found:
+        for message in bag.messages([names.tf], stop_ns=bag.span_ns[0] + 2_000_000_000):
+            for transform in transforms_of(bag, message):
+                motion.add(*transform)
+    return motion.mountings
 
 
 def _read_rig(

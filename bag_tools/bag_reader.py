@@ -12,31 +12,32 @@ from numpy.typing import NDArray
 
 from bag_tools import messages
 from bag_tools.bag_file import BagError, BagFile, RawMessage, decode_message
-from bag_tools.bag_plan import BagPlan, BagTopics, make_plan, update_cameras
+from bag_tools.bag_plan import BagPlan, BagTopics, make_plan, tf_motion, transforms_of, update_cameras
 from bag_tools.describe import BagDescription, CameraSummary, describe
 from bag_tools.set_grouping import PATIENCE_NS, Grouping, ImageSet, SampleGrouping, TimeGrouping
 from streampetr_core.assembly import assemble_frame
 from streampetr_core.boxes import Boxes3D
 from streampetr_core.cameras import CameraModel, CameraRig
-from streampetr_core.ego_motion import EgoMotionBuffer, EgoMotionError
+from streampetr_core.ego_motion import EgoMotionBuffer
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.frame import Frame
+from streampetr_core.tf_motion import FixedPoses, TfMotion
 
 __all__ = ["BagDescription", "BagError", "BagReader", "BagTopics", "CameraSummary", "describe"]
 
 
 @dataclass(frozen=True)
 class PosedSet:
-    """A camera set with what a frame needs, images undecoded; answers `at` as ego motion at its own instants."""
+    """A camera set with what a frame needs, images undecoded."""
 
     images: ImageSet
     rig: CameraRig
-    poses: dict[int, NDArray[np.float64]]
+    poses: FixedPoses
     ground_truth: Boxes3D | None
 
     def at(self, stamp_ns: int) -> NDArray[np.float64]:
         """`map_from_ego` (4, 4) at the reference instant or an image's stamp."""
-        return self.poses[stamp_ns]
+        return self.poses.at(stamp_ns)
 
 
 class BagReader:
@@ -103,7 +104,7 @@ class BagReader:
             group.rig,
             images,
             {name: stamp for name, (stamp, _) in group.images.images.items()},
-            group,
+            group.poses,
             stamp_ns=group.images.stamp_ns,
             scene=group.images.scene,
             sample_token=group.images.sample_token,
@@ -139,7 +140,8 @@ class _Stream:
     def __init__(self, bag: BagFile, plan: BagPlan, counts: Counter[str]) -> None:
         self.bag, self.plan, self.counts = bag, plan, counts
         self.now_ns = 0
-        self._motion = EgoMotionBuffer()
+        is_tf = plan.motion_type == messages.TF_MESSAGE
+        self._motion = tf_motion(plan.topics, plan.fixed) if is_tf else EgoMotionBuffer(plan.motion)
         self.given = 0
         self.last_problem = ""
         self._cameras = {camera.name: camera for camera in plan.rig.cameras}
@@ -197,15 +199,13 @@ class _Stream:
             self._rig = CameraRig(cameras, self._rig.ego_from_model)
 
     def _move(self, message: RawMessage) -> None:
-        decoded = self.bag.decode(message)
-        names = self.plan.topics
-        if self.plan.motion_type == messages.ODOMETRY:
-            self._motion.add(messages.stamp_to_ns(decoded.header.stamp), messages.pose_matrix(decoded.pose.pose))
-            return
-        for item in decoded.transforms:
-            frames = (item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/"))
-            if frames == (names.map_frame, names.base_frame):
-                self._motion.add(messages.stamp_to_ns(item.header.stamp), messages.transform_matrix(item))
+        if isinstance(self._motion, TfMotion):
+            for transform in transforms_of(self.bag, message):
+                self._motion.add(*transform)
+        else:
+            odometry = self.bag.decode(message)
+            stamp = messages.stamp_to_ns(odometry.header.stamp)
+            self._motion.add(stamp, messages.pose_matrix(odometry.pose.pose))
 
     def _posed(self, group: ImageSet) -> PosedSet | None:
         """A set with its poses; None, and counted, where the robot's pose at its instants is not in the bag."""
@@ -216,8 +216,8 @@ class _Stream:
             del self._truth[stamp]  # belongs to no set
         stamps = {group.stamp_ns, *(stamp for stamp, _ in group.images.values())}
         try:
-            poses = {stamp: self._motion.at(stamp) for stamp in stamps}
-        except EgoMotionError as error:
+            poses = FixedPoses(self._motion, sorted(stamps))
+        except StreamPETRError as error:
             self.counts["sets without an ego pose"] += 1
             self.last_problem = str(error)
             return None

@@ -14,6 +14,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from bag_tools import BagReader, NuScenesSource, layout, messages
 from bag_tools.bag_file import BagError, BagFile, RawMessage
 from bag_tools.bag_reader import BagTopics, describe
+from streampetr_core.geometry import inverse, transform
 
 Rewrite = Callable[..., Path]
 
@@ -93,6 +94,32 @@ def test_raw_images_and_odometry(tiny_bag: Path, tmp_path: Path, rewrite: Rewrit
             assert right is not None
             np.testing.assert_array_equal(left, right)
         np.testing.assert_allclose(one.map_from_ego_at_camera, other.map_from_ego_at_camera, atol=1e-9)
+
+
+def test_odometry_between_map_and_robot(tiny_bag: Path, tmp_path: Path, rewrite: Rewrite) -> None:
+    """The usual chain map -> odom -> base_link, the first link slow, gives the same poses as one transform."""
+    store = messages.typestore()
+    map_from_odom = transform([580.0, 1590.0, 0.5], [0.9, 0.02, 0.01, 0.3])
+    count: list[int] = []
+
+    def split(message: RawMessage) -> list[tuple[str, str, int, bytes]]:
+        if message.topic == layout.ODOMETRY_TOPIC:
+            return []
+        if message.topic != "/tf":
+            return kept(message)
+        content: Any = store.deserialize_cdr(message.data, message.type_name)
+        stamp = messages.stamp_to_ns(content.transforms[0].header.stamp)
+        odom_from_base = inverse(map_from_odom) @ messages.transform_matrix(content.transforms[0])
+        content.transforms = [messages.transform_message("odom", "base_link", odom_from_base, stamp)]
+        count.append(1)
+        if len(count) % 10 == 1:
+            content.transforms.append(messages.transform_message("map", "odom", map_from_odom, stamp))
+        return [(*kept(message)[0][:3], bytes(store.serialize_cdr(content, message.type_name)))]
+
+    chained = list(BagReader(rewrite(tiny_bag, tmp_path / "chained", split)))
+    assert len(chained) == 16
+    for one, other in zip(chained, BagReader(tiny_bag), strict=True):
+        np.testing.assert_allclose(one.map_from_ego_at_camera, other.map_from_ego_at_camera, atol=1e-8)
 
 
 def test_other_names_and_a_choice_of_cameras(tiny_bag: Path, tmp_path: Path, rewrite: Rewrite) -> None:
