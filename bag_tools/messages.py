@@ -172,7 +172,7 @@ def camera_info(camera: CameraModel, stamp_ns: int, frame_id: str, new: New = ne
     message.distortion_model = camera.distortion_model
     coefficients = camera.distortion if camera.distortion.size else np.zeros(5)
     message.d = coefficients if isinstance(message.d, np.ndarray) else array("d", coefficients)  # rosbags, rclpy
-    message.k = camera.intrinsics.reshape(9)
+    message.k = camera.intrinsics.reshape(9).copy()
     message.r = np.eye(3).reshape(9)
     message.p = np.hstack([camera.intrinsics, np.zeros((3, 1))]).reshape(12)
     return message

@@ -39,8 +39,8 @@ class Subscriptions:
         def incompatible(event: Any) -> None:
             policy = QoSPolicyKind(event.last_policy_kind).name.lower()
             self.mismatched[topic] = (
-                f"{topic}: a publisher offers another {policy} than asked for, so nothing comes from it; change it "
-                f"there, or here by the parameter qos_overrides.{topic}.subscription.{policy}"
+                f"{topic}: a publisher offers another {policy} than asked for, so nothing comes from it; "
+                f"change it there, or here by the parameter qos_overrides.{topic}.subscription.{policy}"
             )
             self._node.get_logger().warning(self.mismatched[topic])
 
