@@ -20,7 +20,7 @@ _SHIFT = 4  # sub-pixel bits of OpenCV's drawing
 
 # sRGB bytes.
 _GRASS, _PAVED, _SIDEWALK, _CURB = (98, 112, 62), (140, 134, 124), (168, 162, 152), (186, 182, 174)
-_ASPHALT, _PARKING, _WHITE, _YELLOW = (92, 92, 95), (100, 99, 98), (226, 226, 222), (214, 168, 52)
+_ASPHALT, _PARKING, _WHITE, _YELLOW = (99, 99, 101), (106, 105, 103), (226, 226, 222), (214, 168, 52)
 
 
 class _Canvas:

@@ -145,6 +145,12 @@ def car(rng: np.random.Generator) -> tuple[Solid, Array]:
             )
         )
     diameter = min(0.66 if style != "suv" else 0.74, height * 0.43)
+    for x in (0.305 * length, -0.29 * length):
+        arch = (diameter * 1.12, body_width * 1.004, diameter * 1.12)
+        parts.append(cylinder((x, 0, diameter * 0.565), arch, dark, axis="y"))
+    for x in (front_reach - 0.16 * cabin_length, cabin_x - 0.06 * cabin_length, back_reach * 0.72):
+        seam = (0.025, body_width * 1.003, belt - hood_drop - clear - 0.26)
+        parts.append(block((x, 0, (clear + 0.2 + belt - hood_drop) / 2 + 0.02), seam, color * 0.25, sides=0.981))
     parts += wheels([0.305 * length, -0.29 * length], body_width + 0.03, diameter, 0.22)
     parts += lamps(length, body_width, belt - hood_drop - 0.14, (0.36, 0.13), 0.06)
     grille_z = clear + 0.22

@@ -189,7 +189,7 @@ def _ground_color(
     ambient = 0.5 * (
         torch.tensor(weather.sky_color, device=device) + torch.tensor(weather.horizon_color, device=device)
     )
-    return albedo * (sun * lit + 0.62 * ambient)
+    return albedo * (sun * lit + 0.85 * ambient)
 
 
 def _part_color(
@@ -229,12 +229,21 @@ def _part_color(
     seed = surfaces.seed[part].float()
     # Coordinates on the surface: the two local axes that the face does not look along.
     along_x, along_z = face < 2, (face == 4) | (face == 5)
-    s = torch.where(along_x, local[:, 1], local[:, 0]) + torch.where(face == ROUND_FACE, local[:, 1], 0.0)
+    # Round parts are cut into three caps by their steepest axis, so that no texture is drawn out along the view.
+    steep = (local / parts.half.float()[part]).abs()
+    around = face == ROUND_FACE
+    along_x = along_x | (around & (steep[:, 0] > steep[:, 1]) & (steep[:, 0] > steep[:, 2]))
+    along_z = along_z | (around & (steep[:, 2] >= steep[:, 1]) & (steep[:, 2] >= steep[:, 0]))
+    s = torch.where(along_x, local[:, 1], local[:, 0])
     t = torch.where(along_z, local[:, 1], local[:, 2])
     shift = seed * 97.0
     fine = sample_noise(noise, s * 60 + shift, t * 60 + shift * 0.7, 0)
     coarse = sample_noise(noise, s * 12 + shift, t * 12 + shift * 1.3, 1)
-    color = color * (1 + contrast * (0.6 * fine + 0.8 * coarse))[:, None].clamp(min=0.1)
+    leafy = material == Material.LEAVES
+    # Foliage is lumpy at a hand's breadth; other surfaces have grain and stains.
+    lumps = sample_noise(noise, s * 26 + shift, t * 26 + shift * 0.3, 1)
+    coarse = torch.where(leafy, 0.4 * coarse + 0.9 * lumps, coarse)
+    color = color * (1 + contrast * (0.6 * fine + 0.8 * coarse))[:, None].clamp(min=0.12)
     color = _patterns(color, material, face, s, t, shift, parts.half.float()[part], noise)
     is_pane = (material == Material.GLASS) | (color[:, 0] < 0)
     color = torch.where((color[:, :1] < 0) & is_pane[:, None], -color, color)
@@ -244,10 +253,9 @@ def _part_color(
     sun = torch.tensor(weather.sun_color, device=device)
     zenith, horizon = (torch.tensor(c, device=device) for c in (weather.sky_color, weather.horizon_color))
     lambert = normal @ sun_vector
-    leafy = material == Material.LEAVES
-    lambert = torch.where(leafy, 0.45 * lambert + 0.35 + 0.35 * coarse, lambert).clamp(min=0)
+    lambert = torch.where(leafy, 0.48 * lambert + 0.18 + 0.25 * coarse, lambert).clamp(min=0)
     up = normal[:, 2:]
-    ambient = 0.31 * (zenith + horizon) * (0.72 + 0.28 * up) + 0.05 * (1 - up)
+    ambient = 0.40 * (zenith + horizon) * (0.72 + 0.28 * up) + 0.05 * (1 - up)
     # Corners near the ground see less sky.
     facing = -(normal * unit).sum(1)
     light = sun * lambert[:, None] + ambient
@@ -255,7 +263,7 @@ def _part_color(
     bounce = unit + 2 * facing[:, None] * normal
     reflected = sky(bounce, weather, None)
     fresnel = 0.06 + 0.94 * (1 - facing.clamp(0, 1)) ** 5
-    fresnel = torch.where(is_pane, 0.16 + 0.84 * fresnel, fresnel) * mirror
+    fresnel = torch.where(is_pane, 0.10 + 0.90 * fresnel, fresnel) * mirror
     highlight = (bounce @ sun_vector).clamp(min=0) ** 60 * gloss * (lambert > 0)
     shaded = shaded * (1 - fresnel[:, None]) + reflected * fresnel[:, None] + sun * (0.35 * highlight)[:, None]
     return shaded + color * glow[:, None]
@@ -281,7 +289,8 @@ def _patterns(
     window &= torch.where(ground_floor, (in_t > 0.15) & (in_t < 0.80), (in_t > 0.22) & (in_t < 0.80))
     window &= height < 2 * half[:, 2] - 0.6
     frame = window & ((in_s - 0.485).abs() < 0.018)
-    tint = 0.03 + 0.05 * (1 + sample_noise(noise, column.floor() * 37 + shift, storey.floor() * 53 + shift, 0))
+    chance = sample_noise(noise, column.floor() * 37 + shift, storey.floor() * 53 + shift, 0)
+    tint = 0.02 + 0.22 * (chance - 0.15).clamp(min=0)
     pane = torch.stack([tint, tint * 1.05, tint * 1.15], dim=1)
     color = torch.where(window[:, None], -pane, color)
     # Rows of brick, faint.
@@ -308,7 +317,8 @@ def develop(
     result = torch.empty((views, height, width, 3), dtype=torch.uint8, device=device)
     for i in range(views):
         light = (radiance[i] * (weather.exposure * vignette)[..., None]).clamp(min=0)
-        light = (light * (1 + 0.18 * light) / (1 + 0.62 * light)).clamp(0, 1)
+        # Narkowicz's fit of the ACES film curve: deep shadows, soft highlights.
+        light = (light * (2.51 * light + 0.03) / (light * (2.43 * light + 0.59) + 0.14)).clamp(0, 1)
         picture = light ** (1 / 2.2)
         if smooth:
             padded = functional.pad(picture.permute(2, 0, 1)[None], (1, 1, 1, 1), mode="replicate")

@@ -261,12 +261,12 @@ def tree(rng: np.random.Generator) -> Solid:
     """A trunk and a crown of a few ellipsoids; origin at the foot."""
     height = float(rng.uniform(5.0, 9.0))
     spread = height * float(rng.uniform(0.40, 0.62))
-    green = np.array([0.16, 0.26, 0.07]) * rng.uniform(0.7, 1.3) + np.array([rng.uniform(0, 0.12), 0, 0])
+    green = np.array([0.13, 0.24, 0.06]) * rng.uniform(0.7, 1.2) + np.array([rng.uniform(0, 0.09), 0, 0])
     bark = np.array([0.16, 0.11, 0.08]) * rng.uniform(0.8, 1.3)
     parts = [cone((0, 0, height * 0.3), (0.34, 0.34, height * 0.6), bark, Material.CONCRETE, top=0.5)]
-    for _ in range(int(rng.integers(4, 7))):
-        offset = rng.normal(0, 1, 3) * np.array([0.20, 0.20, 0.11]) * height * np.array([0.8, 0.8, 1.0])
-        size = spread * rng.uniform(0.55, 0.95) * np.array([1, 1, 0.85])
+    for _ in range(int(rng.integers(8, 13))):
+        offset = rng.uniform(-1, 1, 3) * np.array([0.36, 0.36, 0.45]) * spread
+        size = spread * rng.uniform(0.38, 0.70) * np.array([1, 1, 0.85])
         parts.append(
             ellipsoid(
                 offset + np.array([0, 0, height * 0.70]), size, green * rng.uniform(0.8, 1.2), Material.LEAVES
@@ -334,13 +334,15 @@ def sign(rng: np.random.Generator) -> Solid:
 
 _FACADES = np.array(
     [
-        (0.42, 0.20, 0.15),
-        (0.60, 0.54, 0.46),
-        (0.52, 0.50, 0.48),
-        (0.36, 0.30, 0.26),
-        (0.66, 0.62, 0.55),
-        (0.30, 0.33, 0.38),
-        (0.55, 0.38, 0.26),
+        (0.40, 0.16, 0.11),
+        (0.62, 0.50, 0.36),
+        (0.46, 0.44, 0.42),
+        (0.34, 0.24, 0.18),
+        (0.68, 0.63, 0.54),
+        (0.24, 0.30, 0.38),
+        (0.58, 0.36, 0.20),
+        (0.50, 0.25, 0.17),
+        (0.42, 0.46, 0.38),
     ]
 )
 

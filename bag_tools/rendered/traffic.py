@@ -184,7 +184,10 @@ class Population:
         for attempt in range(260):
             if kept >= target:
                 break
-            name = str(rng.choice(names, p=[0.55, 0.12, 0.08, 0.07, 0.09, 0.09]))
+            # The long and the rare ones first: later the lanes are too full for them.
+            early = kept < 9
+            shares = [0.0, 0.25, 0.2, 0.2, 0.2, 0.15] if early else [0.72, 0.07, 0.03, 0.02, 0.08, 0.08]
+            name = str(rng.choice(names, p=shares))
             path, typical = choices[rng.integers(len(choices))]
             if name in ("trailer", "bus") and typical < 6:
                 continue

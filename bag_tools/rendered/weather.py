@@ -34,7 +34,7 @@ def make_weather(rng: np.random.Generator, fog: float | None) -> Weather:
     clouds = float(rng.uniform(0.0, 0.9))
     drawn = float(rng.choice([0.0006, 0.0015, 0.003, 0.010], p=[0.35, 0.3, 0.25, 0.10]))
     warm = max(0.0, 0.8 - elevation)
-    strength = 2.3 * (1 - 0.65 * clouds**2)
+    strength = 2.7 * (1 - 0.65 * clouds**2)
     weather = Weather(
         sun=(
             float(np.cos(elevation) * np.cos(azimuth)),
@@ -42,11 +42,11 @@ def make_weather(rng: np.random.Generator, fog: float | None) -> Weather:
             float(np.sin(elevation)),
         ),
         sun_color=(strength, strength * (0.95 - 0.15 * warm), strength * (0.86 - 0.4 * warm)),
-        sky_color=(0.22 + 0.3 * clouds**2, 0.40 + 0.16 * clouds**2, 0.80 - 0.1 * clouds**2),
-        horizon_color=(0.72 + 0.15 * warm, 0.80, 0.90 - 0.1 * warm),
+        sky_color=(0.13 + 0.36 * clouds**2, 0.30 + 0.24 * clouds**2, 0.72 - 0.05 * clouds**2),
+        horizon_color=(0.62 + 0.20 * warm, 0.74, 0.88 - 0.1 * warm),
         fog=drawn if fog is None else fog,
         clouds=clouds,
-        exposure=0.78 + 0.25 * clouds**2,
+        exposure=0.62 + 0.22 * clouds**2,
     )
     if weather.fog > 0.006:
         gray = (0.72, 0.75, 0.78)
