@@ -6,6 +6,7 @@ Names are loaded when they are first used, so that boxes and geometry do not cos
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from streampetr_core.errors import StreamPETRError
     from streampetr_core.frame import Frame
     from streampetr_core.model import build_model
+
+# Waiting OpenMP threads sleep at once. Spinning ones, the default, make a frame several times slower wherever
+# other processes want the cores too, and some always do: the tracker, the replay. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "Boxes3D": "boxes",

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as streampetr_core does; before torch loads
+
 SHARED = Path(os.environ.get("STREAMPETR_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 ROS_MISSING = pytest.StashKey[str]()
 

@@ -1,4 +1,4 @@
-"""The detector's memory: when it continues, when it is forgotten, and that nothing else leaks into the results."""
+"""The detector's memory: when it continues, when it is forgotten, and that nothing else leaks in."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+
 from streampetr_core import Boxes3D, CameraRig, Detector, Frame
 from streampetr_core.bench import drive_frame, ring_rig
 from streampetr_core.checkpoint import CheckpointError, save_checkpoint
@@ -41,9 +43,12 @@ def detector(shared_detector: Detector) -> Detector:
     return fresh
 
 
+def _images(index: int, count: int = 6) -> list[NDArray[np.uint8]]:
+    return [np.roll(image, 3 * index, axis=1) for image in IMAGES[:count]]
+
+
 def _frame(index: int, rig: CameraRig = RIG, **changes: object) -> Frame:
-    images = [np.roll(image, 3 * index, axis=1) for image in IMAGES[: len(rig)]]
-    return replace(drive_frame(index, rig, images), **changes)
+    return replace(drive_frame(index, rig, _images(index, len(rig))), **changes)
 
 
 def _same(a: Boxes3D, b: Boxes3D) -> bool:
@@ -94,7 +99,7 @@ def test_equals_the_network_in_map_coordinates(detector: Detector) -> None:
             torch.from_numpy(pose).float()[None],
             torch.tensor([frame.stamp_ns * 1e-9], dtype=torch.float64),
         )
-        images = torch.stack([prepare(i, c, size) for i, c in zip(frame.images, RIG.cameras, strict=True)])[None]
+        images = torch.stack([prepare(i, c, size) for i, c in zip(_images(index), RIG.cameras, strict=True)])[None]
         with torch.inference_mode():
             outputs = model.forward_frame(images, geometry, memory)
         memory = outputs.memory
@@ -195,7 +200,7 @@ def test_an_absent_camera_has_no_say_and_keeps_the_memory(detector: Detector) ->
     a = detector.step(without)
     assert detector.last_reset_reason == ""
     detector.restore(state)
-    prepared = [detector.prepare(image, camera) for image, camera in zip(whole.images, RIG.cameras, strict=True)]
+    prepared = [detector.prepare(image, camera) for image, camera in zip(_images(1), RIG.cameras, strict=True)]
     prepared[2] = None  # type: ignore[call-overload]
     poses = whole.map_from_ego_at_camera.copy()
     poses[2] = np.nan
@@ -209,7 +214,7 @@ def test_prepared_images_give_the_same_boxes(detector: Detector) -> None:
     frame = _frame(0)
     a = detector.step(frame)
     detector.reset()
-    prepared = [detector.prepare(image, camera) for image, camera in zip(frame.images, RIG.cameras, strict=True)]
+    prepared = [detector.prepare(image, camera) for image, camera in zip(_images(0), RIG.cameras, strict=True)]
     assert _same(a, detector.step(frame, prepared))
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from streampetr_core.golden import open_golden
 from streampetr_core.model import (
     FrameGeometry,
     Memory,
+    StreamPETR,
     UnknownVariantError,
     build_model,
     variant,
@@ -73,7 +75,7 @@ def test_recipe_gives_the_reference_weights(shared: Path, config: str) -> None:
 def test_unknown_names_are_refused_with_the_nearest() -> None:
     with pytest.raises(UnknownVariantError, match="'r50_704_428'; did you mean 'r50_704_428q'"):
         build_model("r50_704_428")
-    with pytest.raises(UnknownVariantError, match="known: .*tiny"):
+    with pytest.raises(UnknownVariantError, match=r"known: .*tiny"):
         build_model("@@@@")
 
 
@@ -118,9 +120,9 @@ def test_folded_batch_norm_changes_only_rounding() -> None:
 
 def test_batch_norm_keeps_its_statistics_in_training() -> None:
     model = build_model("tiny").train()
-    before = model.img_backbone.bn1.running_mean.clone()
+    before = model.state_dict()["img_backbone.bn1.running_mean"].clone()
     model.img_backbone(torch.randn(1, 3, 64, 64))
-    assert torch.equal(model.img_backbone.bn1.running_mean, before)
+    assert torch.equal(model.state_dict()["img_backbone.bn1.running_mean"], before)
     assert model.pts_bbox_head.training
 
 
@@ -143,13 +145,13 @@ def _small_inputs(batch: int = 1, cameras: int = 3) -> tuple[torch.Tensor, Frame
 
 
 @pytest.fixture(scope="module")
-def tiny() -> torch.nn.Module:
+def tiny() -> StreamPETR:
     model = build_model("tiny")
     model.load_state_dict(recipe_state_dict(model))
     return model
 
 
-def test_all_cameras_present_means_no_mask(tiny: torch.nn.Module) -> None:
+def test_all_cameras_present_means_no_mask(tiny: StreamPETR) -> None:
     images, geometry = _small_inputs()
     with torch.inference_mode():
         without = tiny.forward_frame(images, geometry, None)
@@ -157,7 +159,7 @@ def test_all_cameras_present_means_no_mask(tiny: torch.nn.Module) -> None:
     torch.testing.assert_close(with_mask.logits, without.logits, atol=1e-5, rtol=0)
 
 
-def test_absent_cameras_have_no_say(tiny: torch.nn.Module) -> None:
+def test_absent_cameras_have_no_say(tiny: StreamPETR) -> None:
     """Other pixels in an absent camera change nothing; the same pixels in a present one do."""
     images, geometry = _small_inputs()
     changed = images.clone()
@@ -173,7 +175,7 @@ def test_absent_cameras_have_no_say(tiny: torch.nn.Module) -> None:
     assert (a.logits - d.logits).abs().max() > 1e-4
 
 
-def test_batch_slots_are_independent_and_forget_on_their_own(tiny: torch.nn.Module) -> None:
+def test_batch_slots_are_independent_and_forget_on_their_own(tiny: StreamPETR) -> None:
     images, geometry = _small_inputs(batch=2)
     with torch.inference_mode():
         first = tiny.forward_frame(images, geometry, None)
@@ -185,10 +187,11 @@ def test_batch_slots_are_independent_and_forget_on_their_own(tiny: torch.nn.Modu
     assert (kept.logits[:, 1] - fresh.logits[:, 1]).abs().max() > 1e-4
 
 
-def test_forward_frame_is_pure(tiny: torch.nn.Module) -> None:
+def test_forward_frame_is_pure(tiny: StreamPETR) -> None:
     images, geometry = _small_inputs()
     with torch.inference_mode():
         memory = tiny.forward_frame(images, geometry, None).memory
+        assert memory is not None
         copy = memory.map(torch.clone)
         a = tiny.forward_frame(images, geometry, memory)
         b = tiny.forward_frame(images, geometry, memory)
@@ -200,6 +203,7 @@ def test_gradients_reach_everything_that_is_trained() -> None:
     model = build_model("tiny").train()
     images, geometry = _small_inputs()
     outputs = model.forward_frame(images, geometry, None)
+    assert model.img_roi_head is not None
     two_d = model.img_roi_head(outputs.features.flatten(0, 1))
     (outputs.logits.sum() + outputs.boxes.sum() + two_d.logits.sum() + two_d.boxes.sum()).backward()
     assert outputs.memory is not None

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+
 from streampetr_core.bench import ring_rig
 from streampetr_core.preprocessing import (
     MEAN_RGB,

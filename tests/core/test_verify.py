@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import streampetr_cli
 import torch
+
+import streampetr_cli
 from streampetr_core.golden import GoldenError, open_golden
 from streampetr_core.verify import TOLERANCE, check_pixels, compare_rows, verify_golden
 
