@@ -75,10 +75,10 @@ def test_boxes_tracks_and_everything_around_them(node: Start, robot: Start) -> N
     detector = perception(node, marker_min_score=0.0)
     tracker = node("tracker_node", "-r", "boxes:=perception_node/boxes", marker_min_score=0.0)
     assert tracker.wait_for_line("ready", READY)
-    car = robot(14.0, reset_after=14)
+    car = robot(10.0, reset_after=10)
     health = finish(car)
     boxes, tracks = said(car, "boxes"), said(car, "tracks")
-    assert len(boxes) >= 10
+    assert len(boxes) >= 6
     assert [b["sequence"] for b in boxes] == list(range(len(boxes)))
     assert all(b["frame"] == "base_link" and b["n"] > 0 and b["velocity"] and not b["missing"] for b in boxes)
     start = 1_600_000_000_000_000_000
@@ -98,8 +98,8 @@ def test_boxes_tracks_and_everything_around_them(node: Start, robot: Start) -> N
     assert said(car, "trails")
     for name in CAMERAS:
         assert health[f"perception_node: {name}"]["message"] == "OK"
-        assert int(health[f"perception_node: {name}"]["values"]["used"]) >= 10
-    assert int(health["perception_node: synchroniser"]["values"]["complete"]) >= 10
+        assert int(health[f"perception_node: {name}"]["values"]["used"]) >= 6
+    assert int(health["perception_node: synchroniser"]["values"]["complete"]) >= 6
     assert health["perception_node: detector"]["values"]["memory reset: request"] == "1"
     assert float(health["perception_node: detector"]["values"]["latency p50 ms"]) > 0
     assert end(detector) < 5.0
@@ -107,7 +107,7 @@ def test_boxes_tracks_and_everything_around_them(node: Start, robot: Start) -> N
 
 
 def test_bad_input_is_named_and_costs_only_its_camera(node: Start, robot: Start) -> None:
-    perception(node)
+    perception(node, calibration_wait=1.0)
     faults = {
         "CAM_FRONT_RIGHT": "corrupt",
         "CAM_FRONT_LEFT": "nan",
@@ -115,10 +115,10 @@ def test_bad_input_is_named_and_costs_only_its_camera(node: Start, robot: Start)
         "CAM_BACK_LEFT": "noinfo",
         "CAM_BACK_RIGHT": "nomount",
     }
-    car = robot(16.0, faults=faults)
+    car = robot(10.0, faults=faults)
     health = finish(car)
     boxes = said(car, "boxes")
-    assert len(boxes) >= 5
+    assert len(boxes) >= 4
     assert boxes[-1]["missing"] == CAMERAS[1:]
     assert boxes[-1]["n"] > 0
     sentence = {name: health[f"perception_node: {name}"]["message"] for name in CAMERAS}
@@ -129,24 +129,24 @@ def test_bad_input_is_named_and_costs_only_its_camera(node: Start, robot: Start)
     assert "image is 320x180 but the calibration is for 640x180" in sentence["CAM_BACK"]
     assert "no camera_info has come on /sensing/camera/cam_back_left/camera_info" in sentence["CAM_BACK_LEFT"]
     assert "no transform from 'cam_back_right_optical_frame' to 'base_link'" in sentence["CAM_BACK_RIGHT"]
-    assert int(health["perception_node: CAM_FRONT_RIGHT"]["values"]["refused"]) >= 5
+    assert int(health["perception_node: CAM_FRONT_RIGHT"]["values"]["refused"]) >= 4
 
 
 def test_without_motion_nothing_is_guessed(node: Start, robot: Start) -> None:
     perception(node)
-    car = robot(10.0, motion="none")
+    car = robot(7.0, motion="none")
     health = finish(car)
     assert not said(car, "boxes")
     assert "no transform from 'base_link' to 'map'" in health["perception_node: ego motion"]["message"]
     assert "nothing has come yet on /tf" in health["perception_node: ego motion"]["message"]
-    assert int(health["perception_node: synchroniser"]["values"]["no pose"]) >= 5
+    assert int(health["perception_node: synchroniser"]["values"]["no pose"]) >= 4
 
 
 def test_a_drive_that_begins_again_resets_the_memory_once(node: Start, robot: Start) -> None:
     perception(node)
     tracker = node("tracker_node", "-r", "boxes:=perception_node/boxes")
     assert tracker.wait_for_line("ready", READY)
-    car = robot(14.0, rewind_after=14)
+    car = robot(12.0, rewind_after=12)
     health = finish(car)
     resets = [b["reset"] for b in said(car, "boxes") if b["reset"]]
     assert resets[0] == "first frame"
@@ -155,7 +155,7 @@ def test_a_drive_that_begins_again_resets_the_memory_once(node: Start, robot: St
     assert [t["reset"] for t in said(car, "tracks") if t["reset"]] == ["time_back"]
     stamps = [b["stamp"] for b in said(car, "boxes")]
     turn = next(i for i in range(1, len(stamps)) if stamps[i] < stamps[i - 1])
-    assert len(stamps) - turn >= 5
+    assert len(stamps) - turn >= 4
     assert health["perception_node: synchroniser"]["values"]["rewinds"] == "1"
 
 
@@ -191,7 +191,7 @@ def test_raw_images_and_odometry(node: Start, robot: Start) -> None:
 
 def test_a_qos_that_does_not_fit_and_a_silent_topic_are_named(node: Start, robot: Start) -> None:
     child = perception(node, image_reliability="reliable", cameras=[*CAMERAS[:2], "CAM_TOP"])
-    car = robot(7.0, cameras=CAMERAS[:2], reliable=False)
+    car = robot(6.0, cameras=CAMERAS[:2], reliable=False)
     health = finish(car)
     assert not said(car, "boxes")
     sentence = health["perception_node: CAM_FRONT"]["message"]

@@ -69,6 +69,10 @@ class PerceptionNode(Node):
         )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos(reliable=True, depth=5))
         self.perception = Perception(detector, settings, self._publish)
+        for camera in self.perception.cameras.values():  # remapped names, for subscriptions and sentences
+            camera.image_topic = self.resolve_topic_name(camera.image_topic)
+            camera.info_topic = self.resolve_topic_name(camera.info_topic)
+            camera.rectified = "rect" in camera.image_topic
         self._announce(detector)
         self._inputs = Subscriptions(self)
         self._subscribe()
@@ -200,6 +204,7 @@ class PerceptionNode(Node):
 
     def _diagnose(self) -> None:
         now = time.monotonic_ns()
+        reference = self._settings.reference_topic and self.resolve_topic_name(self._settings.reference_topic)
         problems = self.perception.problems(now)
         silent = self._inputs.silent(now)
         mismatched = self._inputs.mismatched
@@ -209,7 +214,10 @@ class PerceptionNode(Node):
                 found[topic] for found in (silent, mismatched) for topic in topics if topic in found
             ]
         own = {t for camera in self.perception.cameras.values() for t in (camera.image_topic, camera.info_topic)}
-        problems["ego motion"] += [s for found in (silent, mismatched) for t, s in found.items() if t not in own]
+        for topic, sentence in [*silent.items(), *mismatched.items()]:
+            if topic not in own:
+                place = "synchroniser" if topic == reference else "ego motion"
+                problems[place].append(sentence)
         if self._bad_message:
             problems["ego motion"].append(
                 f"{self._bad_messages} messages refused, the latest: {self._bad_message}"
@@ -217,7 +225,7 @@ class PerceptionNode(Node):
         lasting = {f"{place} {i}": s for place, found in problems.items() for i, s in enumerate(found)}
         if silent:  # one line for all topics
             lasting = {key: sentence for key, sentence in lasting.items() if sentence not in silent.values()}
-            lasting["silent"] = "; ".join(silent.values())
+            lasting["silent"] = f"nothing comes on {', '.join(silent)}"
         self._problem_log.update(lasting)
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()

@@ -30,7 +30,8 @@ class Subscriptions:
         self._latest: dict[str, int | None] = {}
 
     def add(self, kind: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> None:
-        """Subscribe to `topic`; its resolved name is what the sentences use."""
+        """Subscribe to `topic`; sentences call it by its resolved name."""
+        topic = self._node.resolve_topic_name(topic)
 
         def take(message: Any) -> None:
             self._latest[topic] = time.monotonic_ns()
@@ -62,7 +63,7 @@ class Subscriptions:
             if seconds < SILENT_SECONDS or (topic in LATCHED and latest is not None):
                 continue
             publishers = self._node.count_publishers(topic)
-            reason = f"{publishers} publishers" if publishers else "nobody publishes it"
+            reason = f"publishers: {publishers}" if publishers else "nobody publishes it"
             ever = "has come yet" if latest is None else f"for {seconds:.0f} s"
             found[topic] = f"nothing {ever} on {topic} ({reason})"
         return found
