@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tyro
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.storage_mcap import McapWriter
@@ -94,6 +95,7 @@ class _Recorder:
         self._writer = Writer(path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         self._waiting = dict.fromkeys(topics)
+        self._unmatched: dict[str, Subscription] = {}
         self._latest = time.monotonic()
         self._failure: OSError | None = None
         for topic in topics:
@@ -110,7 +112,7 @@ class _Recorder:
             now = time.monotonic()
             if self._failure is not None:
                 raise RecordError(f"cannot write the recording: {self._failure}; what came before is kept")
-            if self._waiting and now - discovered > DISCOVERY_SECONDS:
+            if now - discovered > DISCOVERY_SECONDS:
                 self._discover()
                 discovered = now
             if now - flushed > FLUSH_SECONDS:
@@ -126,7 +128,13 @@ class _Recorder:
         self._writer.close()
 
     def _discover(self) -> None:
-        """Subscribe to topics that have found a publisher."""
+        """Say which topics have found a publisher; subscribe to those whose type is known only now."""
+        for topic, subscription in list(self._unmatched.items()):
+            if subscription.get_publisher_count():
+                print(f"found {topic}", flush=True)
+                del self._unmatched[topic]
+        if not self._waiting:
+            return
         known = dict(self._session.node.get_topic_names_and_types())
         for topic in [topic for topic in self._waiting if topic in known]:
             offers = self._session.node.get_publishers_info_by_topic(topic)
@@ -154,7 +162,7 @@ class _Recorder:
         profile = layout.LATCHED_QOS if latched else layout.RELIABLE_QOS if reliable else layout.SENSOR_QOS
         connection = self._writer.add_connection(topic, type_name, typestore=store, offered_qos_profiles=profile)
         take: Callable[[bytes], None] = partial(self._take, topic, connection)
-        self._session.node.create_subscription(
+        self._unmatched[topic] = self._session.node.create_subscription(
             kind, topic, take, qos(reliable=reliable, latched=latched, depth=100), raw=True
         )
 
