@@ -21,7 +21,7 @@ def bridge() -> Any:
 
 def pixels(channels: int, dtype: str = "uint8") -> np.ndarray:
     shape = (HEIGHT, WIDTH) if channels == 1 else (HEIGHT, WIDTH, channels)
-    return np.random.default_rng(5).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
+    return np.random.default_rng(5).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
 
 
 @pytest.mark.parametrize(
