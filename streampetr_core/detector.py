@@ -6,10 +6,11 @@ coordinates nor the clock's seconds cost digits: the origin of both moves along 
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +82,6 @@ class Detector:
         last_reset_reason: why the memory was forgotten before the last step; "" where it continued.
         reset_counts: how often, by kind: first_frame, request, scene_change, time_back, gap, ego_jump.
         last_queries: (N,) the query behind each box of the last step.
-        last_memory_queries: (K,) the query behind each of the K newest memory entries after the last step; empty
-            in networks without memory. Query `num_queries + i` stands for entry i of the memory before that step.
     """
 
     def __init__(
@@ -104,12 +103,14 @@ class Detector:
         self._kept_range = model.pts_bbox_head.position_range.to(self.device)
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prepare")
         self._images: Tensor | None = None
-        self._position: PositionEncoding | None = None
-        self._position_of: CameraMatrices | None = None
+        self._matrices: CameraMatrices | None = None
+        self._position: PositionEncoding
+        self._static: FrameGeometry
         self.reset_counts: Counter[str] = Counter()
         self.last_reset_reason = ""
         self.last_queries: NDArray[np.int64] = np.zeros(0, np.int64)
-        self.last_memory_queries: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._newest: Tensor | None = None
+        self._lock = threading.Lock()
         self._state = _fresh("first_frame", "first frame")
         if rig is not None:
             self._encode(rig_matrices(rig, self.input_size))
@@ -164,6 +165,14 @@ class Detector:
         """Height and width of the network's images."""
         return self.variant.input_size
 
+    @property
+    def last_memory_queries(self) -> NDArray[np.int64]:
+        """(K,) the query behind each of the K newest memory entries after the last step; empty without memory.
+
+        Query `num_queries + i` stands for entry i of the memory before that step.
+        """
+        return np.zeros(0, np.int64) if self._newest is None else self._newest[0].cpu().numpy()
+
     def prepare(self, image_rgb: NDArray[np.uint8], camera: CameraModel) -> Tensor:
         """A full image, uint8 (H, W, 3) RGB, as the network wants it: float32 (3, h, w). Safe from any thread.
 
@@ -202,31 +211,34 @@ class Detector:
             )
         matrices = frame_matrices(frame, self.input_size, present)
         map_from_model = frame.map_from_ego @ frame.rig.ego_from_model
-        kind, reason = self._discontinuity(frame, map_from_model)
+        state = self._state
+        kind, reason = self._discontinuity(state, frame, map_from_model)
         with torch.inference_mode():
-            position = self._encode(matrices)
-            memory = None if kind else self._state.memory
-            geometry = self._geometry(frame.stamp_ns, map_from_model, matrices, present, memory is not None)
+            self._encode(matrices)
+            geometry = self._geometry(None if kind else state, frame.stamp_ns, map_from_model, present)
             mark("geometry")
             features = self._model.extract_features(self._stack(images))
             mark("backbone")
-            outputs = self._model.pts_bbox_head(features, geometry, memory, position, last_only=True)
+            outputs = self._model.pts_bbox_head(
+                features, geometry, None if kind else state.memory, self._position, last_only=True
+            )
             mark("head")
             found = decode(outputs.logits[-1], outputs.boxes[-1], self._kept_range, self.variant.max_boxes)
-            boxes, queries = self._boxes(found, frame)
-            newest = outputs.memory_queries
-            self.last_memory_queries = np.zeros(0, np.int64) if newest is None else newest[0].cpu().numpy()
+            boxes, self.last_queries = self._boxes(found, frame)
         mark("boxes")
-        self.last_queries = queries
+        self._newest = outputs.memory_queries
         self.last_reset_reason = reason
         if kind:
             self.reset_counts[kind] += 1
-        self._state = DetectorState(outputs.memory, frame.stamp_ns, map_from_model, frame.scene, ("", ""))
+        with self._lock:
+            if self._state is state:  # else reset or restored by another thread while this frame ran
+                self._state = DetectorState(outputs.memory, frame.stamp_ns, map_from_model, frame.scene, ("", ""))
         return boxes
 
     def reset(self, reason: str = "request") -> None:
-        """Forget the past; counted as a request when the next frame comes."""
-        self._state = _fresh("request", reason or "request")
+        """Forget the past; counted as a request when the next frame comes. Safe from any thread."""
+        with self._lock:
+            self._state = _fresh("request", reason or "request")
 
     def snapshot(self) -> DetectorState:
         """The memory and what it belongs to; later steps do not change it."""
@@ -243,7 +255,8 @@ class Detector:
                     f"snapshot has a memory of {memory.embedding.shape[-1]} channels, model '{self.model_name}' "
                     f"needs {self.variant.embed_dims}; restore it into the model it came from"
                 )
-        self._state = DetectorState(memory, state.stamp_ns, state.map_from_model, state.scene, state.pending_reset)
+        with self._lock:
+            self._state = replace(state, memory=memory)
 
     def _prepared(self, frame: Frame) -> tuple[Tensor | None, ...]:
         def one(image: NDArray[np.uint8] | None, camera: CameraModel) -> Tensor | None:
@@ -270,9 +283,11 @@ class Detector:
                 slot.copy_(image)
         return self._images.to(self.device, non_blocking=True)[None]
 
-    def _discontinuity(self, frame: Frame, map_from_model: NDArray[np.float64]) -> tuple[str, str]:
+    def _discontinuity(
+        self, state: DetectorState, frame: Frame, map_from_model: NDArray[np.float64]
+    ) -> tuple[str, str]:
         """Kind and reason for which the memory cannot be used; two empty strings where it can."""
-        state, limits = self._state, self.continuity
+        limits = self.continuity
         if state.pending_reset[0]:
             return state.pending_reset
         if frame.scene != state.scene:
@@ -291,61 +306,62 @@ class Detector:
             return "ego_jump", f"ego pose turned {np.degrees(angle):.0f} degrees in {elapsed:.2f} s"
         return "", ""
 
-    def _encode(self, matrices: CameraMatrices) -> PositionEncoding:
-        """The position embedding, kept until a number of the calibration changes."""
-        if self._position is None or not matrices.same_as(self._position_of):
-            with torch.inference_mode():
-                geometry = _static_geometry(matrices, self.device)
-                self._position = self._model.encode_position(geometry, self.input_size)
-            self._position_of = matrices
-        return self._position
+    def _encode(self, matrices: CameraMatrices) -> None:
+        """Have the position embedding of these cameras: kept until a number of the calibration changes."""
+        if matrices.same_as(self._matrices):
+            return
+        with torch.inference_mode():
+            self._static = _standing(matrices, self.device)
+            self._position = self._model.encode_position(self._static, self.input_size)
+        self._matrices = matrices
 
     def _geometry(
         self,
+        past: DetectorState | None,
         stamp_ns: int,
         map_from_model: NDArray[np.float64],
-        matrices: CameraMatrices,
         present: NDArray[np.bool_],
-        continues: bool,
     ) -> FrameGeometry:
-        static = _static_geometry(matrices, self.device)
-        elapsed, moved = 0.0, np.eye(4)
-        if continues:
-            elapsed = (stamp_ns - self._state.stamp_ns) * 1e-9
-            moved = inverse(map_from_model) @ self._state.map_from_model
-        return FrameGeometry(
-            static.image_from_model,
-            static.intrinsics,
-            torch.from_numpy(moved.astype(np.float32))[None].to(self.device),
-            static.world_from_model,
-            torch.tensor([elapsed], dtype=torch.float64, device=self.device),
-            timestamp_after=static.timestamp,
-            present=None if present.all() else torch.from_numpy(present)[None].to(self.device),
+        """The cameras' geometry with the motion since `past`; its "world" is the model frame of the last frame."""
+        mask = None if present.all() else torch.from_numpy(present)[None].to(self.device)
+        if past is None:
+            return replace(self._static, present=mask)
+        elapsed = (stamp_ns - past.stamp_ns) * 1e-9
+        moved = (inverse(map_from_model) @ past.map_from_model).astype(np.float32)
+        return replace(
+            self._static,
+            model_from_world=torch.from_numpy(moved)[None].to(self.device),
+            timestamp=torch.tensor([elapsed], dtype=torch.float64, device=self.device),
+            timestamp_after=self._static.timestamp,
+            present=mask,
         )
 
     def _boxes(self, found: Detections, frame: Frame) -> tuple[Boxes3D, NDArray[np.int64]]:
-        keep = found.inside[0].cpu().numpy()
-        rows = found.boxes[0].cpu().numpy()[keep].astype(np.float64)
+        """Boxes in base_link and their queries; everything leaves the device in one copy."""
+        columns = (found.scores, found.labels, found.queries, found.inside)
+        rows = torch.cat([found.boxes.double(), *(column[..., None].double() for column in columns)], dim=-1)
+        rows = rows[0].cpu().numpy()
+        rows = rows[rows[:, 12] > 0]
         boxes = Boxes3D(
             center=rows[:, :3],
             size=rows[:, 3:6],
             yaw=rows[:, 6],
             velocity=rows[:, 7:9],
-            score=found.scores[0].cpu().numpy()[keep],
-            label=found.labels[0].cpu().numpy()[keep],
+            score=rows[:, 9],
+            label=rows[:, 10].astype(np.int64),
             frame_id="model",
             stamp_ns=frame.stamp_ns,
             class_names=self.class_names,
         ).transformed(frame.rig.ego_from_model, "base_link")
-        return boxes, found.queries[0].cpu().numpy()[keep]
+        return boxes, rows[:, 11].astype(np.int64)
 
 
 def _fresh(kind: str, reason: str) -> DetectorState:
     return DetectorState(None, 0, np.eye(4), "", (kind, reason))
 
 
-def _static_geometry(matrices: CameraMatrices, device: torch.device) -> FrameGeometry:
-    """The geometry of a frame that has no past."""
+def _standing(matrices: CameraMatrices, device: torch.device) -> FrameGeometry:
+    """The geometry of a frame without a past."""
     identity = torch.eye(4, device=device)[None]
     return FrameGeometry(
         torch.from_numpy(matrices.image_from_model)[None].to(device),

@@ -248,7 +248,7 @@ def test_position_embedding_is_kept_until_the_calibration_changes(
     def later(frame: Frame, count: int) -> Frame:
         return replace(frame, stamp_ns=frame.stamp_ns + count * 10**8)
 
-    detector._position = None
+    detector._matrices = None
     for count in range(3):
         detector.step(later(still, count))
     assert len(computed) == 1
@@ -259,6 +259,14 @@ def test_position_embedding_is_kept_until_the_calibration_changes(
     detector.restore(NOTHING)
     assert not _same(changed, detector.step(later(still, 4)))
     assert len(computed) == 3
+
+
+def test_a_reset_while_a_frame_runs_is_not_lost(detector: Detector) -> None:
+    """The service that resets answers in another thread than the one that runs the network."""
+    detector.step(_frame(0))
+    detector.step(_frame(1), mark=lambda stage: detector.reset("service") if stage == "backbone" else None)
+    detector.step(_frame(2))
+    assert detector.last_reset_reason == "service"
 
 
 def test_lineage_of_queries(detector: Detector) -> None:
