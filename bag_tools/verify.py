@@ -249,9 +249,7 @@ def _check_ground_truth(source: NuScenesSource, scene: Row, seen: _Seen) -> Chec
     tables, wrong, total, largest = source.tables, [], 0, 0.0
     samples = tables.samples(scene)
     if len(seen.truth) != len(samples) or set(seen.markers) != set(seen.truth):
-        wrong.append(
-            f"{len(seen.truth)} messages, {len(seen.markers)} marker arrays for {len(samples)} samples"
-        )
+        wrong.append(f"{len(seen.truth)} messages, {len(seen.markers)} marker arrays for {len(samples)} samples")
     for sample in samples:
         message = seen.truth.get(nanoseconds(sample["timestamp"]))
         rows = [row for row in tables.annotations(sample) if tables.detection_name(row)]

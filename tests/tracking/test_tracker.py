@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 from streampetr_core.boxes import NUSCENES_CLASSES, Boxes3D
 from tracking import Tracker, TrackerConfig
@@ -14,15 +15,23 @@ CAR, TRUCK, PEDESTRIAN = (NUSCENES_CLASSES.index(name) for name in ("car", "truc
 EGO = np.eye(4)
 
 
-def boxes(places: list, seconds: float, label: int = CAR, velocity=None, score: float = 0.8, **other) -> Boxes3D:
+def boxes(
+    places: ArrayLike,
+    seconds: float,
+    label: int = CAR,
+    velocity: ArrayLike | None = None,
+    score: float = 0.8,
+    **other,
+) -> Boxes3D:
     """Cars at (x, y) places, heading along x."""
-    places = np.asarray(places, dtype=float).reshape(-1, 2)
-    n = len(places)
+    spots = np.asarray(places, dtype=float).reshape(-1, 2)
+    n = len(spots)
+    unknown = np.full((n, 2), np.nan)
     return Boxes3D(
-        center=np.column_stack([places, np.ones(n)]),
+        center=np.column_stack([spots, np.ones(n)]),
         size=np.tile([4.5, 1.9, 1.6], (n, 1)),
         yaw=np.zeros(n),
-        velocity=None if velocity is None else np.asarray(velocity, dtype=float).reshape(n, 2),
+        velocity=unknown if velocity is None else np.asarray(velocity, dtype=float).reshape(n, 2),
         score=np.full(n, score),
         label=np.full(n, label),
         frame_id="map",
