@@ -22,8 +22,8 @@ NUSCENES_CAMERAS: tuple[str, ...] = (
 NUSCENES_EGO_FROM_LIDAR: NDArray[np.float64] = np.array(
     [[0.0, 1.0, 0.0, 0.986], [-1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.840], [0.0, 0.0, 0.0, 1.0]]
 )
-"""The published checkpoints' model frame (LIDAR_TOP: x right, y forward) on the nuScenes cars, without its small
-tilt: for robots that have no such sensor."""
+"""The published checkpoints' model frame (LIDAR_TOP: x right, y forward) on the nuScenes cars, without its
+small tilt: for robots that have no such sensor."""
 
 
 class CalibrationError(StreamPETRError):
