@@ -88,33 +88,66 @@ def shade(
         matrix = ray_matrix[view]
         return matrix[..., 0] * u[:, None] + matrix[..., 1] * v[:, None] + matrix[..., 2]
 
+    tables = _PairTables.of(hits, parts, surfaces, views)
+    inverse_depth, face, cover = hits.inverse_depth.flatten(), hits.face.flatten(), shadow.flatten()
+    eye_xy, focal = eye.float()[:, :2], views.intrinsics[0, 0, 0].float()
+    haze = torch.tensor(weather.horizon_color, device=device) * 0.95
     for kind in ("sky", "ground", "parts"):
         chosen = {"sky": flat == SKY, "ground": flat == GROUND, "parts": flat >= FIRST_PART}[kind]
-        index = torch.nonzero(chosen)[:, 0]
-        if not len(index):
-            continue
-        view = torch.div(index, pixels, rounding_mode="floor")
-        direction = directions(index, view)
-        unit = functional.normalize(direction, dim=1)
-        if kind == "sky":
-            image[index] = sky(unit, weather, noise)
-            continue
-        depth = 1.0 / hits.inverse_depth.flatten()[index]
-        offset = direction * depth[:, None]
-        if kind == "ground":
-            where = offset[:, :2] + eye.float()[view, :2]
-            footprint = depth / views.intrinsics[0, 0, 0].float()
-            color = _ground_color(where, footprint, depth, ground, weather, noise, shadow.flatten()[index])
-        else:
-            row = flat[index] - FIRST_PART
-            face = hits.face.flatten()[index]
-            color = _part_color(row, face, offset, unit, hits, parts, surfaces, views, weather, noise)
-        if weather.fog > 0:
-            clear = torch.exp(-weather.fog * offset.norm(dim=1))[:, None]
-            haze = torch.tensor(weather.horizon_color, device=device) * 0.95
-            color = color * clear + haze * (1 - clear)
-        image[index] = color
+        # What a CPU's cache holds; all at once on a GPU.
+        for index in torch.nonzero(chosen)[:, 0].split(1 << (16 if device.type == "cpu" else 26)):
+            view = torch.div(index, pixels, rounding_mode="floor")
+            direction = directions(index, view)
+            unit = functional.normalize(direction, dim=1)
+            if kind == "sky":
+                image[index] = sky(unit, weather, noise)
+                continue
+            depth = 1.0 / inverse_depth[index]
+            offset = direction * depth[:, None]
+            if kind == "ground":
+                where = offset[:, :2] + eye_xy[view]
+                color = _ground_color(where, depth / focal, depth, ground, weather, noise, cover[index])
+            else:
+                color = _part_color(flat[index] - FIRST_PART, face[index], offset, unit, tables, weather, noise)
+            if weather.fog > 0:
+                clear = torch.exp(-weather.fog * offset.norm(dim=1))[:, None]
+                color = color * clear + haze * (1 - clear)
+            image[index] = color
     return image.view(*hits.surface.shape, 3)
+
+
+@dataclass
+class _PairTables:
+    """What shading needs to know of each (view, part) pair, in float32: K rows, 8 K for the faces' normals."""
+
+    world_from_part: Tensor
+    eye_in_part: Tensor
+    face_normal: Tensor
+    quadric: Tensor
+    half: Tensor
+    color: Tensor
+    material: Tensor
+    seed: Tensor
+
+    @classmethod
+    def of(cls, hits: Hits, parts: Parts, surfaces: Surfaces, views: Views) -> _PairTables:
+        """The tables of all pairs that may be seen; `quadric` holds the diagonal and the z-1 term of each."""
+        camera_from_part = hits.camera_from_part[..., :3]
+        turn = views.camera_from_world[hits.view][:, :3, :3].transpose(1, 2) @ camera_from_part
+        eye = -(camera_from_part.transpose(1, 2) @ hits.camera_from_part[..., 3:])[..., 0]
+        normal = functional.pad(parts.planes[hits.part][..., :3] @ turn.transpose(1, 2), (0, 0, 0, 2))
+        form = parts.quadric[hits.part]
+        terms = torch.cat([torch.diagonal(form, dim1=1, dim2=2)[:, :3], form[:, 2:3, 3]], dim=1)
+        return cls(
+            turn.float(),
+            eye.float(),
+            normal.reshape(-1, 3).float(),
+            terms.float(),
+            parts.half[hits.part].float(),
+            surfaces.color[hits.part].float(),
+            surfaces.material[hits.part],
+            surfaces.seed[hits.part].float(),
+        )
 
 
 def sample_noise(noise: Tensor, x: Tensor, y: Tensor, channel: int) -> Tensor:
@@ -197,40 +230,30 @@ def _part_color(
     face: Tensor,
     offset: Tensor,
     unit: Tensor,
-    hits: Hits,
-    parts: Parts,
-    surfaces: Surfaces,
-    views: Views,
+    tables: _PairTables,
     weather: Weather,
     noise: Tensor,
 ) -> Tensor:
     device = row.device
-    part = hits.part[row]
-    world_from_camera = views.camera_from_world[hits.view][:, :3, :3].transpose(1, 2)
-    world_from_part = world_from_camera @ hits.camera_from_part[..., :3]
-    eye_in_part = -(hits.camera_from_part[..., :3].transpose(1, 2) @ hits.camera_from_part[..., 3:])[..., 0]
-    turn = world_from_part.float()[row]
-    local = (turn * offset[:, :, None]).sum(1) + eye_in_part.float()[row]
+    turn = tables.world_from_part[row]
+    half = tables.half[row]
+    local = (turn * offset[:, :, None]).sum(1) + tables.eye_in_part[row]
     # Normals of flat faces come from a table in the world frame; round ones from the quadric's gradient.
-    flat_normal = parts.planes[hits.part][..., :3] @ world_from_part.transpose(1, 2)
-    flat_normal = functional.pad(flat_normal, (0, 0, 0, 2)).float().reshape(-1, 3)
-    normal = flat_normal[row * 8 + face]
+    normal = tables.face_normal[row * 8 + face]
     curved = torch.nonzero(face == ROUND_FACE)[:, 0]
     if len(curved):
-        form = parts.quadric.float()[part[curved]]
-        point = local[curved]
-        gradient = torch.diagonal(form, dim1=1, dim2=2)[:, :3] * point
-        gradient[:, 2] += form[:, 2, 3]
+        terms = tables.quadric[row[curved]]
+        gradient = terms[:, :3] * local[curved]
+        gradient[:, 2] += terms[:, 3]
         normal[curved] = functional.normalize((turn[curved] * gradient[:, None]).sum(2), dim=1)
-    material = surfaces.material[part]
-    table = torch.tensor([_CONSTANTS[m] for m in Material], device=device)
-    mirror, gloss, contrast, glow = table[material].unbind(1)
-    color = surfaces.color[part].float()
-    seed = surfaces.seed[part].float()
+    material = tables.material[row]
+    constants = torch.tensor([_CONSTANTS[m] for m in Material], device=device)
+    mirror, gloss, contrast, glow = constants[material].unbind(1)
+    color, seed = tables.color[row], tables.seed[row]
     # Coordinates on the surface: the two local axes that the face does not look along.
     along_x, along_z = face < 2, (face == 4) | (face == 5)
     # Round parts are cut into three caps by their steepest axis, so that no texture is drawn out along the view.
-    steep = (local / parts.half.float()[part]).abs()
+    steep = (local / half).abs()
     around = face == ROUND_FACE
     along_x = along_x | (around & (steep[:, 0] > steep[:, 1]) & (steep[:, 0] > steep[:, 2]))
     along_z = along_z | (around & (steep[:, 2] >= steep[:, 1]) & (steep[:, 2] >= steep[:, 0]))
@@ -244,7 +267,7 @@ def _part_color(
     lumps = sample_noise(noise, s * 26 + shift, t * 26 + shift * 0.3, 1)
     coarse = torch.where(leafy, 0.4 * coarse + 0.9 * lumps, coarse)
     color = color * (1 + contrast * (0.6 * fine + 0.8 * coarse))[:, None].clamp(min=0.12)
-    color = _patterns(color, material, face, s, t, shift, parts.half.float()[part], noise)
+    color = _patterns(color, material, face, s, t, shift, half, noise)
     is_pane = (material == Material.GLASS) | (color[:, 0] < 0)
     color = torch.where((color[:, :1] < 0) & is_pane[:, None], -color, color)
     mirror = torch.where(is_pane, 1.0, mirror)
@@ -256,7 +279,6 @@ def _part_color(
     lambert = torch.where(leafy, 0.48 * lambert + 0.18 + 0.25 * coarse, lambert).clamp(min=0)
     up = normal[:, 2:]
     ambient = 0.40 * (zenith + horizon) * (0.72 + 0.28 * up) + 0.05 * (1 - up)
-    # Corners near the ground see less sky.
     facing = -(normal * unit).sum(1)
     light = sun * lambert[:, None] + ambient
     shaded = color * light
