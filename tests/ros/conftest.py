@@ -95,6 +95,7 @@ import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage
 from streampetr_msgs.msg import Box3DArray, SampleInfo
+from tf2_msgs.msg import TFMessage
 
 topic, lose, cameras = sys.argv[1], int(sys.argv[2]), sys.argv[3].split(",")
 rclpy.init()
@@ -131,6 +132,7 @@ for name in cameras:
     images = f"/sensing/camera/{name.lower()}/image_rect/compressed"
     node.create_subscription(CompressedImage, images, image(name), qos_profile_sensor_data)
 node.create_subscription(SampleInfo, "/streampetr/sample", sample, QoSProfile(depth=10))
+node.create_subscription(TFMessage, "/tf", lambda message: None, QoSProfile(depth=10))
 print("ready", flush=True)
 try:
     rclpy.spin(node)

@@ -102,7 +102,10 @@ def test_lockstep_without_nodes_is_one_clear_error(command: Command, write_bag: 
     replay = command("replay", write_bag(tmp_path / "bag"), "--lockstep", "--wait", "1")
     assert ended(replay) == 2
     assert len(replay.lines) == 1
-    assert "there is no publisher of /tracker_node/tracks and no subscriber of the images" in replay.lines[0]
+    assert (
+        "no publisher of /tracker_node/tracks and no subscriber of the images and no subscriber of /streampetr/sample"
+        in replay.lines[0]
+    )
 
 
 def test_real_time_takes_the_time_of_the_bag_and_the_clock_runs(
@@ -122,7 +125,8 @@ def test_real_time_takes_the_time_of_the_bag_and_the_clock_runs(
     assert ended(replay) == 0
     seconds = float(replay.lines[-1].split(" in ")[1].split(" s")[0])
     assert 1.0 <= seconds < 2.0  # 2.1 s of bag at double speed
-    assert "nobody listens to /sensing/camera/cam_front/image_rect/compressed, /sensing" in replay.tail()
+    assert "nobody listens to " in replay.tail()
+    assert "/sensing/camera/cam_back/image_rect/compressed" in replay.tail()
     time.sleep(0.3)
     assert interrupt(recorder) < 5.0
     assert stamps(out, "/streampetr/sample") == [START + k * PERIOD for k in range(5)]

@@ -143,7 +143,7 @@ class Lockstep:
         for message in item.images:
             self._publishers.publish(message)
         repeat_at = time.monotonic() + patience
-        listened = bool(self._publishers.heard())
+        listened = self._publishers.is_heard()
         while not self._stop.is_set():
             self._session.spin(0.02)
             if item.reference_ns in self._listener.missing_cameras:
@@ -151,7 +151,7 @@ class Lockstep:
             now = time.monotonic()
             if now >= deadline:
                 return False
-            listens = bool(self._publishers.heard())
+            listens = self._publishers.is_heard()
             if listens and not listened:
                 repeat_at = now + SETTLE_SECONDS
             listened = listens
@@ -175,7 +175,7 @@ class Lockstep:
     def _reason(self) -> str:
         if not self._listener.has_publisher():
             return "nobody publishes on that topic: is the node running (and in the same ROS_DOMAIN_ID)?"
-        if not self._publishers.heard():
+        if not self._publishers.is_heard():
             return "nobody subscribes to the images: see which topics the node was told to use"
         unheard = self._publishers.unheard()
         if unheard:

@@ -10,6 +10,7 @@ from rosbags.interfaces import QosDurability
 
 from bag_tools import layout
 from bag_tools.bag_file import RawMessage, Topic
+from bag_tools.messages import CAMERA_INFO, TF_MESSAGE
 from bag_tools.replay_sets import IMAGE_TYPES
 from streampetr.graph import LATCHED_TOPICS
 from streampetr.ros_tools import RosToolError, Session, message_class, qos
@@ -17,6 +18,8 @@ from streampetr.ros_tools import RosToolError, Session, message_class, qos
 CLOCK_TOPIC = "/clock"
 CLOCK_PERIOD = 0.02
 """Seconds of real time between two /clock messages at least."""
+_NEEDED_TYPES = IMAGE_TYPES | {CAMERA_INFO, TF_MESSAGE}
+"""What a perception node cannot do without."""
 
 
 class BagPublishers:
@@ -32,6 +35,7 @@ class BagPublishers:
         self._session = session
         self._publishers: dict[str, Publisher] = {}
         images: list[str] = []
+        needed: list[str] = []
         self.skipped: dict[str, str] = {}
         self.published = 0
         for topic in topics.values():
@@ -49,7 +53,10 @@ class BagPublishers:
             self._publishers[topic.name] = session.node.create_publisher(kind, topic.name, profile)
             if is_image:
                 images.append(topic.name)
-        self._watched = images or [name for name in self._publishers if not is_static(name)]
+            if topic.type_name in _NEEDED_TYPES and not is_static(topic.name):
+                needed.append(topic.name)
+        others = [name for name in self._publishers if not is_static(name)]
+        self._images, self._needed = images or others, needed or others
         clock_type = message_class("rosgraph_msgs/msg/Clock")
         self._clock_message = clock_type()
         self._clock = session.node.create_publisher(clock_type, CLOCK_TOPIC, qos(reliable=True, depth=10))
@@ -70,13 +77,18 @@ class BagPublishers:
             self._clock.publish(self._clock_message)
             self._clock_at = now
 
-    def unheard(self) -> list[str]:
-        """Image topics (or, where none is played, all) that nobody listens to with a QoS that fits."""
-        return [name for name in self._watched if self._publishers[name].get_subscription_count() == 0]
+    def has_listener(self, topic: str) -> bool:
+        """Whether somebody listens to a topic of the bag with a QoS that fits."""
+        publisher = self._publishers.get(topic)
+        return publisher is not None and publisher.get_subscription_count() > 0
 
-    def heard(self) -> list[str]:
-        """Image topics (or, where none is played, all) that somebody listens to."""
-        return [name for name in self._watched if self._publishers[name].get_subscription_count() > 0]
+    def unheard(self) -> list[str]:
+        """Images, calibrations and transforms (or, where none is played, all topics) that nobody listens to."""
+        return [name for name in self._needed if not self.has_listener(name)]
+
+    def is_heard(self) -> bool:
+        """Whether somebody listens to any of the images (or, where none is played, to anything)."""
+        return any(self.has_listener(name) for name in self._images)
 
     def incompatible(self) -> list[str]:
         """Topics that somebody wants with a QoS that ours does not satisfy."""

@@ -183,31 +183,29 @@ class _Player:
         The wait is over when everything is matched and has been for a moment (a best-effort reader must know the
         writer before it takes a message), or when some images are listened to and nothing changes any more.
         """
-        listener, publishers = self.listener, self.publishers
-        patience = self.arguments.wait
+        publishers, patience = self.publishers, self.arguments.wait
         if patience is None:
-            patience = _LOCKSTEP_WAIT if listener is not None else _WAIT
+            patience = _LOCKSTEP_WAIT if self.listener is not None else _WAIT
         began = since = time.monotonic()
         before = None
         while not self.stop.is_set() and (now := time.monotonic()) - began < patience:
             self.session.spin(0.05)
-            answered = listener is None or listener.has_publisher()
-            state = (publishers.unheard(), publishers.incompatible(), answered)
+            lacks = self._lacks()
+            state = (publishers.unheard(), publishers.incompatible(), lacks)
             if state != before:
                 before, since = state, now
-            settled = _MATCHED_SECONDS if state == ([], [], True) else _SETTLED_SECONDS
-            if answered and publishers.heard() and now - since > settled:
+            settled = _MATCHED_SECONDS if not any(state) else _SETTLED_SECONDS
+            if not lacks and publishers.is_heard() and now - since > settled:
                 break
         if self.stop.is_set():
             return
-        missing = publishers.unheard()
-        if listener is not None and (not listener.has_publisher() or not publishers.heard()):
-            lacks = [f"publisher of {listener.topic}"] if not listener.has_publisher() else []
-            lacks += ["subscriber of the images"] if not publishers.heard() else []
+        lacks = self._lacks()
+        if lacks:
             raise ReplayError(
                 f"after {patience:g} s there is no {' and no '.join(lacks)}; start the nodes "
                 "('streampetr up --replayed') in the same ROS_DOMAIN_ID, or wait longer with --wait"
             )
+        missing = publishers.unheard()
         if missing:
             print(f"nobody listens to {', '.join(missing)}", file=sys.stderr)
         clash = publishers.incompatible()
@@ -216,3 +214,14 @@ class _Player:
                 f"subscribers of {', '.join(clash)} ask for another QoS; replay without --best-effort",
                 file=sys.stderr,
             )
+
+    def _lacks(self) -> list[str]:
+        """What lock-step cannot begin without and has not found."""
+        if self.listener is None:
+            return []
+        found = {
+            f"publisher of {self.listener.topic}": self.listener.has_publisher(),
+            "subscriber of the images": self.publishers.is_heard(),
+            f"subscriber of {layout.SAMPLE_TOPIC}": self.publishers.has_listener(layout.SAMPLE_TOPIC),
+        }
+        return [name for name, is_there in found.items() if not is_there]
