@@ -29,7 +29,8 @@ class StreamClock:
 
     def __init__(self, cameras: Sequence[str], others: Sequence[str] = ()) -> None:
         self.cameras, self.others = tuple(cameras), tuple(others)
-        self.period: int | None = None
+        self._period: int | None = None
+        self._new_interval = False
         self.newest: dict[str, int] = {}
         self._received = dict.fromkeys(self.cameras, 0)
         self._received_then = {name: self._received.copy() for name in (*self.cameras, *self.others)}
@@ -45,11 +46,18 @@ class StreamClock:
             self._received[stream] += 1
             if newest is not None and stamp > newest:
                 self._intervals[stream].append(stamp - newest)
-                pooled = sorted(interval for intervals in self._intervals.values() for interval in intervals)
-                self.period = pooled[len(pooled) // 2]
+                self._new_interval = True
         self._received_then[stream] = self._received.copy()
         self.newest[stream] = stamp if newest is None else max(newest, stamp)
         self._last = stamp if self._last is None else max(self._last, stamp)
+
+    @property
+    def period(self) -> int | None:
+        """Median of the cameras' latest intervals; None before the first."""
+        if self._new_interval:
+            pooled = sorted(interval for intervals in self._intervals.values() for interval in intervals)
+            self._period, self._new_interval = pooled[len(pooled) // 2], False
+        return self._period
 
     def restart(self, from_ns: int, to_ns: int, now: int) -> None:
         """Forget all stamps: time went back from `from_ns` to `to_ns`."""
