@@ -103,7 +103,7 @@ def test_lockstep_without_nodes_is_one_clear_error(command: Command, write_bag: 
     assert ended(replay) == 2
     assert len(replay.lines) == 1
     assert (
-        "no publisher of /tracker_node/tracks and no subscriber of the images and no subscriber of /streampetr/sample"
+        "no publisher of /tracker_node/tracks and no subscriber of the images and no subscriber of /streampetr"
         in replay.lines[0]
     )
 
