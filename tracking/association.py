@@ -39,7 +39,22 @@ def assign(cost: Array, gate: Array) -> tuple[Indices, Indices]:
     return rows[r[taken]], columns[c[taken]]
 
 
-def merge_groups(center: Array, noise: Array, label: Indices, order: Indices, distance: float) -> Indices:
+def lone_pairs(cost: Array, gate: Array) -> tuple[Indices, Indices]:
+    """Rows and columns of the pairs below their gate that have no rival: neither the track nor the box.
+
+    Where nothing else can be meant, a pair may be as unlikely as an object much faster than most.
+
+    Args:
+        cost: (T, N), infinite where a pair is out of the question.
+        gate: (T, 1), (1, N) or (T, N).
+    """
+    near = cost < gate
+    lone = near & (near.sum(1, keepdims=True) == 1) & (near.sum(0, keepdims=True) == 1)
+    rows, columns = np.nonzero(lone)
+    return rows, columns
+
+
+def merge_groups(center: Array, noise: Array, label: Indices, order: Indices, distance: Array) -> Indices:
     """(N,) index of the box that stands for each box: itself, or a better one that is the same object.
 
     Two boxes of a class are one object when their squared Mahalanobis distance under the sum of their noise is
@@ -50,9 +65,10 @@ def merge_groups(center: Array, noise: Array, label: Indices, order: Indices, di
         center: (N, 2).
         noise: (N, 2, 2).
         order: (N,) rank of each box, 0 the best; all different.
+        distance: (N,) of each box's class; 0 = never.
     """
     squared, _ = mahalanobis(center[:, None] - center[None], noise[:, None] + noise[None])
-    near = (squared < distance) & (label[:, None] == label[None]) & (order[:, None] > order[None])
+    near = (squared < distance[:, None]) & (label[:, None] == label[None]) & (order[:, None] > order[None])
     n = len(order)
     kept, open_ = np.zeros(n, dtype=bool), np.ones(n, dtype=bool)
     while open_.any():

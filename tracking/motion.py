@@ -54,10 +54,33 @@ def position_noise(center: Array, ego: Array | None, lateral: Array, radial: Arr
     if ego is None:
         across, along = lateral @ (1.0, 25.0), radial @ (1.0, 25.0)
         return (across * along)[:, None, None] * np.eye(2)
-    ray = center - ego
-    distance = np.hypot(ray[:, 0], ray[:, 1])
-    unit = np.where(distance[:, None] > 1e-6, ray / np.maximum(distance, 1e-6)[:, None], (1.0, 0.0))
+    unit, distance = _rays(center, ego)
     across = (lateral[:, 0] + lateral[:, 1] * distance) ** 2
     along = (radial[:, 0] + radial[:, 1] * distance) ** 2
     outer = unit[:, :, None] * unit[:, None, :]
     return across[:, None, None] * np.eye(2) + (along - across)[:, None, None] * outer
+
+
+def depth_drift(center: Array, ego: Array | None, drift: Array, dt: float) -> Array:
+    """(T, 2, 2) covariance by which a track's apparent place wanders in `dt` seconds along its viewing ray.
+
+    The depth error of a camera detector is not fresh in each frame: it changes slowly as the view changes. The
+    part of it that changes is a random walk of the position, so that it moves the track without giving it a
+    velocity.
+
+    Args:
+        center: (T, 2) in the map.
+        ego: (2,) in the map; None = unknown, taken as 25 m away in every direction.
+        drift: (T,) standard deviation per metre of range and square root of a second.
+    """
+    if ego is None:
+        return ((25.0 * drift) ** 2 * dt / 2)[:, None, None] * np.eye(2)
+    unit, distance = _rays(center, ego)
+    return ((distance * drift) ** 2 * dt)[:, None, None] * (unit[:, :, None] * unit[:, None, :])
+
+
+def _rays(center: Array, ego: Array) -> tuple[Array, Array]:
+    """Unit vectors (N, 2) from the ego, and distances (N,)."""
+    ray = center - ego
+    distance = np.hypot(ray[:, 0], ray[:, 1])
+    return np.where(distance[:, None] > 1e-6, ray / np.maximum(distance, 1e-6)[:, None], (1.0, 0.0)), distance

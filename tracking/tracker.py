@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from streampetr_core.boxes import Boxes3D
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.geometry import apply, inverse
-from tracking.association import assign, mahalanobis, merge_groups
+from tracking.association import assign, lone_pairs, mahalanobis, merge_groups
 from tracking.calibration import ScoreCalibration
 from tracking.config import TrackerConfig
-from tracking.motion import position_noise, predict, update
+from tracking.motion import depth_drift, position_noise, predict, update
 
 Array = NDArray[np.float64]
 
@@ -100,8 +100,11 @@ class _Tables:
     speed: Array
     lateral: Array
     radial: Array
+    drift: Array
     velocity_noise: Array
+    merge: Array
     gate: Array
+    velocity_gate: Array
     max_range: Array
 
 
@@ -153,6 +156,8 @@ class Tracker:
             TrackerError: when the boxes are not in the map frame, or hold NaN.
         """
         self._check(boxes)
+        pose = None if map_from_ego is None else np.asarray(map_from_ego, dtype=np.float64)
+        ego = None if pose is None else pose[:2, 3]
         self.last_reset_reason = ""
         if self._stamp_ns is not None and scene != self._scene:
             self.reset("scene_change")
@@ -166,14 +171,13 @@ class Tracker:
             elif step_s > self.config.max_gap:
                 self.reset("gap")
             else:
-                self._predict(step_s)
+                self._predict(step_s, ego)
         if self._stamp_ns is None:
             self._begin(boxes.class_names)
         self._stamp_ns, self._scene = boxes.stamp_ns, scene
-        boxes, ego = _canonical(boxes), None
-        if map_from_ego is not None:
-            pose = np.asarray(map_from_ego, dtype=np.float64)
-            boxes, ego = self._in_range(boxes, pose), pose[:2, 3]
+        boxes = _canonical(boxes)
+        if pose is not None:
+            boxes = self._in_range(boxes, pose)
         self._calibration.learn(boxes.score, boxes.label)
         seen = self._merge(self._measure(boxes, ego))
         rows, columns = self._associate(seen)
@@ -212,10 +216,12 @@ class Tracker:
         rows = [self.config.of(name) for name in class_names]
         self._tables = _Tables(*(np.array([getattr(row, f.name) for row in rows], float) for f in fields(_Tables)))
 
-    def _predict(self, step_s: float) -> None:
-        tracks = self._tracks
-        acceleration = self._tables.acceleration[tracks.label]
+    def _predict(self, step_s: float, ego: Array | None) -> None:
+        tracks, tables = self._tracks, self._tables
+        acceleration = tables.acceleration[tracks.label]
         tracks.state, tracks.covariance = predict(tracks.state, tracks.covariance, step_s, acceleration)
+        drift = tables.drift[tracks.label]
+        tracks.covariance[:, :2, :2] += depth_drift(tracks.state[:, :2], ego, drift, step_s)
 
     def _in_range(self, boxes: Boxes3D, map_from_ego: Array) -> Boxes3D:
         """As submission rows are limited: by the planar distance in the ego's own plane."""
@@ -236,10 +242,10 @@ class Tracker:
     def _merge(self, seen: _Seen) -> _Seen:
         """One box for each object that was seen twice: the best, at the mean of their places."""
         n, boxes = len(seen), seen.boxes
-        if n < 2 or self.config.merge_distance <= 0:
+        if n < 2:
             return seen
-        order = np.arange(n)
-        leader = merge_groups(boxes.center[:, :2], seen.noise, boxes.label, order, self.config.merge_distance)
+        order, distance = np.arange(n), self._tables.merge[boxes.label]
+        leader = merge_groups(boxes.center[:, :2], seen.noise, boxes.label, order, distance)
         weight = np.maximum(seen.standing, 1e-6) ** 2
         total = np.bincount(leader, weight, n)
         center = np.stack([np.bincount(leader, weight * column, n) for column in boxes.center.T], axis=1)
@@ -258,9 +264,16 @@ class Tracker:
         if seen.moving.any():
             spread = tracks.covariance[:, None, 2:, 2:] + seen.speed_noise[None]
             squared, log_determinant = mahalanobis(boxes.velocity[None] - tracks.state[:, None, 2:], spread)
-            cost = cost + np.where(seen.moving, squared + log_determinant, 0.0)
+            beyond = squared + log_determinant - self._tables.velocity_gate[tracks.label][:, None]
+            cost = cost + np.where(seen.moving, beyond, 0.0)
         cost = np.where(tracks.label[:, None] == boxes.label[None], cost, np.inf)
-        return assign(cost, self._tables.gate[tracks.label][:, None])
+        gate = self._tables.gate[tracks.label][:, None]
+        rows, columns = assign(cost, gate)
+        cost[rows], cost[:, columns] = np.inf, np.inf
+        # seen once and without a velocity, an object may be much faster than most
+        young = (tracks.weight <= 1) & (tracks.covariance[:, 2, 2] > 0.5 * self._tables.speed[tracks.label] ** 2)
+        more = lone_pairs(cost, gate + np.where(young, self.config.lone_gate, 0.0)[:, None])
+        return np.concatenate([rows, more[0]]), np.concatenate([columns, more[1]])
 
     def _update(self, rows: NDArray, seen: _Seen) -> None:
         tracks, boxes = self._tracks, seen.boxes
