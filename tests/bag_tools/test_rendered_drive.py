@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import pytest
@@ -16,9 +18,11 @@ SIZE = (480, 270)
 
 
 @pytest.fixture(scope="module")
-def drive() -> RenderedDrive:
-    torch.set_num_threads(1)
-    return RenderedDrive(11, 4.0, SIZE, device="cpu", fog=0.0)
+def drive() -> Iterator[RenderedDrive]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two busy cores render faster without waiting for each other
+    yield RenderedDrive(11, 4.0, SIZE, device="cpu", fog=0.0)
+    torch.set_num_threads(threads)  # other tests compare with processes that have the default
 
 
 def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:

@@ -59,11 +59,6 @@ class WatchedDetector(Detector):
         return super().step(frame, prepared)
 
 
-@pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
-
-
 @pytest.fixture
 def detector() -> WatchedDetector:
     return WatchedDetector.from_checkpoint("random", model="tiny", device="cpu")  # type: ignore[return-value]

@@ -41,7 +41,7 @@ class PerceptionParameters:
     weights: str = _parameter("random", "Checkpoint file; random and recipe are untrained networks for trials.")
     backend: str = _parameter("auto", "What runs the network; auto = the best that works here.")
     device: str = _parameter("auto", "cpu, cuda, cuda:1; auto = a GPU where there is one.")
-    threads: int = _parameter(0, "Threads of the network on a CPU; 0 = all cores.", 0, 256)
+    threads: int = _parameter(0, "Threads of the network on a CPU; 0 = what torch chooses: one a core.", 0, 256)
     decode_threads: int = _parameter(2, "Threads that decode and resize images.", 1, 64)
 
     cameras: tuple[str, ...] = _parameter(NUSCENES_CAMERAS, "Camera names in the order of the network.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -48,7 +47,8 @@ class PerceptionNode(Node):
         super().__init__("perception_node")
         settings = declare(self, PerceptionParameters)
         self._settings = settings
-        torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
         began = time.monotonic()
         detector = Detector.from_checkpoint(
             settings.weights,
