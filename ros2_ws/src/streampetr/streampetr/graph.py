@@ -34,6 +34,8 @@ OUTPUT_TOPICS: dict[str, str] = {
 LATCHED_TOPICS: frozenset[str] = frozenset({BOXES_TOPIC, TRACKS_TOPIC, "/perception_node/model_info"})
 """Outputs whose last messages wait for late subscribers (transient local), so that no first result is lost."""
 
+NO_RVIZ = "the package rviz2 is not installed; Foxglove shows the same with launch/foxglove.json"
+
 Parameter = bool | int | float | str | tuple[str, ...]
 
 
@@ -73,7 +75,7 @@ class GraphOptions:
     respawn: bool = False
     """Start a node again when it dies; otherwise the whole graph ends with it."""
     rviz: bool = False
-    """Start RViz with the layout of this package."""
+    """Start RViz with the layout of this package, where RViz is installed."""
 
 
 @dataclass(frozen=True)

@@ -65,11 +65,22 @@ def node_actions(options: graph.GraphOptions, rviz_config: str) -> list[Action]:
             )
         )
     if options.rviz:
-        parameters = [{"use_sim_time": options.replayed}]
-        actions.append(
-            Node(package="rviz2", executable="rviz2", arguments=["-d", rviz_config], parameters=parameters)
-        )
+        actions.append(_rviz(options, rviz_config))
     return actions
+
+
+def _rviz(options: graph.GraphOptions, config: str) -> Action:
+    """RViz, whose end ends nothing else; where it is not installed, a line that says so."""
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+    from launch.actions import LogInfo
+    from launch_ros.actions import Node
+
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError:
+        return LogInfo(msg=f"rviz:=true: {graph.NO_RVIZ}")
+    parameters = [{"use_sim_time": options.replayed}]
+    return Node(package="rviz2", executable="rviz2", arguments=["-d", config], parameters=parameters)
 
 
 def replay_action(options: graph.ReplayOptions) -> Action:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -37,8 +38,11 @@ def run(options: graph.GraphOptions) -> int:
         commands = {node.name: node.command() for node in graph.nodes(options)}
     except ValueError as error:
         raise UpError(str(error)) from error
-    if options.rviz:
-        commands["rviz2"] = ["rviz2", "-d", str(RVIZ_CONFIG)]
+    if options.rviz and shutil.which("rviz2") is None:
+        _say(f"--rviz: {graph.NO_RVIZ}")
+    elif options.rviz:
+        sim_time = ["--ros-args", "-p", "use_sim_time:=true"] if options.replayed else []
+        commands["rviz2"] = ["rviz2", "-d", str(RVIZ_CONFIG), *sim_time]
     with stop_on_signals() as stop, Processes(sys.stdout) as processes:
         return supervise(processes, commands, ros_environment(), options.respawn, stop)
 
