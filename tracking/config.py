@@ -20,6 +20,8 @@ class ClassParameters:
     Attributes:
         acceleration: spectral density of the white acceleration noise, m^2/s^3 (constant-velocity model).
         speed: standard deviation of a new track's unknown velocity, m/s.
+        sideways: standard deviation of the speed across the heading, m/s, by which the motion of objects without a
+            measured velocity is told from the errors of their boxes; 0 = they may move any way.
         lateral: (constant, per metre of range) standard deviation across the viewing ray, m.
         radial: (constant, per metre of range) standard deviation along the viewing ray, m; depth is what cameras
             measure worst.
@@ -35,6 +37,7 @@ class ClassParameters:
 
     acceleration: float = 0.5
     speed: float = 3.0
+    sideways: float = 0.0
     lateral: tuple[float, float] = (0.2, 0.01)
     radial: tuple[float, float] = (0.3, 0.05)
     velocity_noise: float = 0.7
@@ -54,15 +57,30 @@ class ClassParameters:
 # Found by random search per class on camera detections with and without velocities; every value is a round number
 # from the middle of the settings that did well on both, not the best for either.
 _CAR = ClassParameters(
-    acceleration=0.35, speed=4.0, lateral=(0.2, 0.012), velocity_noise=0.55, drift=0.02, merge=2.75, gate=5.6
+    acceleration=0.35,
+    speed=4.0,
+    sideways=0.4,
+    lateral=(0.2, 0.012),
+    velocity_noise=0.55,
+    drift=0.02,
+    merge=2.75,
+    gate=5.6,
 )
-_LARGE = ClassParameters(speed=4.0, lateral=(0.4, 0.02), radial=(0.6, 0.06))
+_LARGE = ClassParameters(speed=4.0, sideways=0.5, lateral=(0.4, 0.02), radial=(0.6, 0.06))
 _CYCLE = ClassParameters(
-    acceleration=0.3, speed=3.3, lateral=(0.2, 0.005), radial=(0.3, 0.055), drift=0.015, merge=2.5, max_range=40.0
+    acceleration=0.3,
+    speed=3.3,
+    sideways=0.5,
+    lateral=(0.2, 0.005),
+    radial=(0.3, 0.055),
+    drift=0.015,
+    merge=2.5,
+    max_range=40.0,
 )
 _PEDESTRIAN = ClassParameters(
     acceleration=0.12,
     speed=1.0,
+    sideways=0.4,
     lateral=(0.17, 0.007),
     radial=(0.2, 0.06),
     velocity_noise=0.4,
@@ -103,6 +121,9 @@ class TrackerConfig:
             grows.
         look_period: seconds after which a second look at an object tells something new.
         lone_gate: by how much the gate is larger where a track and a box left over have only each other.
+        heading_spread: standard deviation of the heading that `sideways` refers to, radians.
+        size_spread: standard deviation of the logarithm of a measured length, width or height.
+        size_limit: the most that a different size adds to the cost.
         max_gap: a step longer than this starts anew.
         late: a frame older than the newest by no more than this is ignored; older than that is a rewind, which
             starts anew.
@@ -116,6 +137,9 @@ class TrackerConfig:
     doubt: float = 1.0
     look_period: float = 0.5
     lone_gate: float = 3.0
+    heading_spread: float = 0.3
+    size_spread: float = 0.3
+    size_limit: float = 2.25
     max_gap: float = 2.0
     late: float = 0.3
 

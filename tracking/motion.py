@@ -43,6 +43,32 @@ def update(state: Array, covariance: Array, measured: Array, noise: Array, first
     return new_state, (new_covariance + np.swapaxes(new_covariance, 1, 2)) / 2
 
 
+def hold_heading(
+    state: Array, covariance: Array, heading: Array, sideways: Array, turn: float
+) -> tuple[Array, Array]:
+    """The state once it is known that objects move along their heading, forwards or backwards.
+
+    The speed across the heading is taken as measured to be zero. Without a measured velocity this is what tells
+    the errors of successive boxes from motion. What evidently moves across its heading has a wrong heading: the
+    larger that speed, the less the heading is believed.
+
+    Args:
+        state: (T, 4).
+        covariance: (T, 4, 4).
+        heading: (T, 2) unit vectors.
+        sideways: (T,) standard deviation of the speed across the heading, m/s.
+        turn: standard deviation of the heading, radians; so fast objects may move across it a little faster.
+    """
+    normal = np.stack([-heading[:, 1], heading[:, 0]], axis=1)
+    part = (covariance[:, :, 2:] @ normal[:, :, None])[..., 0]
+    across = (state[:, 2:] * normal).sum(1)
+    speed = (state[:, 2:] ** 2).sum(1)
+    doubt = sideways**2 + turn**2 * speed + across**2 / 4
+    variance = (part[:, 2:] * normal).sum(1) + doubt
+    gain = part / variance[:, None]
+    return state - gain * across[:, None], covariance - gain[:, :, None] * part[:, None, :]
+
+
 def position_noise(center: Array, ego: Array | None, lateral: Array, radial: Array) -> Array:
     """(N, 2, 2) covariance of measured positions: long along the viewing ray, short across it.
 

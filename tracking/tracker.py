@@ -17,7 +17,7 @@ from streampetr_core.geometry import apply, inverse
 from tracking.association import assign, lone_pairs, mahalanobis, merge_groups
 from tracking.calibration import ScoreCalibration
 from tracking.config import TrackerConfig
-from tracking.motion import depth_drift, position_noise, predict, update
+from tracking.motion import depth_drift, hold_heading, position_noise, predict, update
 
 Array = NDArray[np.float64]
 
@@ -98,6 +98,7 @@ class _Tables:
 
     acceleration: Array
     speed: Array
+    sideways: Array
     lateral: Array
     radial: Array
     drift: Array
@@ -266,12 +267,16 @@ class Tracker:
             squared, log_determinant = mahalanobis(boxes.velocity[None] - tracks.state[:, None, 2:], spread)
             beyond = squared + log_determinant - self._tables.velocity_gate[tracks.label][:, None]
             cost = cost + np.where(seen.moving, beyond, 0.0)
+        ratio = np.log(tracks.size)[:, None] - np.log(boxes.size)[None]
+        cost = cost + np.minimum((ratio**2).sum(-1) / self.config.size_spread**2, self.config.size_limit)
         cost = np.where(tracks.label[:, None] == boxes.label[None], cost, np.inf)
         gate = self._tables.gate[tracks.label][:, None]
         rows, columns = assign(cost, gate)
         cost[rows], cost[:, columns] = np.inf, np.inf
         # seen once and without a velocity, an object may be much faster than most
-        young = (tracks.weight <= 1) & (tracks.covariance[:, 2, 2] > 0.5 * self._tables.speed[tracks.label] ** 2)
+        young = (tracks.weight <= 1) & (
+            np.trace(tracks.covariance[:, 2:, 2:], axis1=1, axis2=2) > 0.5 * self._tables.speed[tracks.label] ** 2
+        )
         more = lone_pairs(cost, gate + np.where(young, self.config.lone_gate, 0.0)[:, None])
         return np.concatenate([rows, more[0]]), np.concatenate([columns, more[1]])
 
@@ -294,6 +299,18 @@ class Tracker:
         tracks.size[rows] += share[:, None] * (boxes.size - tracks.size[rows])
         tracks.heading[rows] = 0.7 ** weight[:, None] * tracks.heading[rows] + weight[:, None] * _heading(boxes)
         tracks.seen_ns[rows] = boxes.stamp_ns
+        self._hold_heading(rows[~seen.moving])
+
+    def _hold_heading(self, rows: NDArray) -> None:
+        tracks = self._tracks
+        sideways = self._tables.sideways[tracks.label[rows]]
+        rows, sideways = rows[sideways > 0], sideways[sideways > 0]
+        heading = tracks.heading[rows]
+        heading = heading / np.maximum(np.linalg.norm(heading, axis=1, keepdims=True), 1e-9)
+        held = hold_heading(
+            tracks.state[rows], tracks.covariance[rows], heading, sideways, self.config.heading_spread
+        )
+        tracks.state[rows], tracks.covariance[rows] = held
 
     def _start(self, seen: _Seen) -> None:
         n, boxes = len(seen), seen.boxes

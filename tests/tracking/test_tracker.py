@@ -21,16 +21,17 @@ def boxes(
     label: int = CAR,
     velocity: ArrayLike | None = None,
     score: float = 0.8,
+    yaw: ArrayLike = 0.0,
     **other,
 ) -> Boxes3D:
-    """Cars at (x, y) places, heading along x."""
+    """Cars at (x, y) places, heading along x unless told otherwise."""
     spots = np.asarray(places, dtype=float).reshape(-1, 2)
     n = len(spots)
     unknown = np.full((n, 2), np.nan)
     return Boxes3D(
         center=np.column_stack([spots, np.ones(n)]),
         size=np.tile([4.5, 1.9, 1.6], (n, 1)),
-        yaw=np.zeros(n),
+        yaw=np.broadcast_to(yaw, n),
         velocity=unknown if velocity is None else np.asarray(velocity, dtype=float).reshape(n, 2),
         score=np.full(n, score),
         label=np.full(n, label),
@@ -53,7 +54,8 @@ def test_crossing_objects_keep_their_ids(with_velocity: bool) -> None:
     for t in np.arange(0, 5, 0.5):
         # two cars through the same crossing, half a second apart
         places = [[-20 + 8 * t, 0.0], [0.0, -16 + 8 * t]]
-        tracks = tracker.step(boxes(places, t, velocity=velocity if with_velocity else None), EGO)
+        given = velocity if with_velocity else None
+        tracks = tracker.step(boxes(places, t, velocity=given, yaw=[0, np.pi / 2]), EGO)
         ids.append([near(tracks, *places[0]), near(tracks, *places[1])])
     assert ids[0][0] != ids[0][1]
     assert ids == [ids[0]] * len(ids)
@@ -94,7 +96,8 @@ def test_a_track_dies_after_max_age() -> None:
 def test_steps_of_any_length_track_alike() -> None:
     tracker = Tracker()
     stamps = np.cumsum([0, 0.5, 0.08, 0.08, 0.9, 0.02, 0.5, 1.3, 0.5])
-    ids = {near(tracker.step(boxes([[3 * t, -t + 8]], t), EGO), 3 * t, -t + 8) for t in stamps}
+    yaw = np.arctan2(-1, 3)
+    ids = {near(tracker.step(boxes([[3 * t, -t + 8]], t, yaw=yaw), EGO), 3 * t, -t + 8) for t in stamps}
     assert len(ids) == 1
     assert tracker._last.velocity[0] == pytest.approx([3, -1], abs=0.3)
 
@@ -158,6 +161,21 @@ def test_velocity_of_zero_or_nan_is_not_measured(missing: float) -> None:
     # a measured zero would have held the track back
     assert tracks.velocity[0] == pytest.approx([6, 0], abs=0.5)
     assert np.isfinite(tracks.velocity).all()
+
+
+@pytest.mark.parametrize("off", [0.3, np.pi, np.pi / 2])
+def test_a_wrong_heading_does_not_lose_the_track(off: float) -> None:
+    tracker = Tracker()
+    ids = {int(tracker.step(boxes([[4 * t, 20]], t, yaw=off), EGO).track_id[0]) for t in np.arange(0, 5, 0.5)}
+    assert len(ids) == 1
+
+
+def test_what_jumps_across_its_heading_does_not_move() -> None:
+    rng = np.random.default_rng(5)
+    tracker = Tracker()
+    for t in np.arange(0, 6, 0.5):
+        tracks = tracker.step(boxes([[10, 20 + rng.normal(0, 1)]], t), EGO)
+    assert abs(tracks.velocity[0, 1]) < 0.3
 
 
 def test_measured_velocity_is_used_at_once() -> None:
