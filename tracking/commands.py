@@ -27,6 +27,8 @@ class EvaluateArguments:
     """Official split, or one of VERSION/splits.json."""
     plots: bool = False
     """Also draw the official curves to OUT/plots."""
+    fast: bool = False
+    """Tracks only: the same numbers from our own code, many times faster, instead of from the official code."""
 
 
 def evaluate(argv: list[str]) -> int:
@@ -35,6 +37,8 @@ def evaluate(argv: list[str]) -> int:
     arguments = parse(EvaluateArguments, "evaluate", argv, example)
     if (arguments.detections is None) == (arguments.tracks is None):
         raise StreamPETRError("give either --detections FILE or --tracks FILE")
+    if arguments.fast and arguments.tracks is None:
+        raise StreamPETRError("--fast is for --tracks; the official detection evaluation is quick enough")
     from rich.console import Console
 
     from tracking.evaluation import evaluate_detection, evaluate_tracking
@@ -42,11 +46,11 @@ def evaluate(argv: list[str]) -> int:
     plots = arguments.out / "plots" if arguments.plots else None
     where = (arguments.dataroot, arguments.version, arguments.split)
     console = Console()
-    with console.status("official evaluation …"):
+    with console.status("evaluation …" if arguments.fast else "official evaluation …"):
         if arguments.detections is not None:
             evaluation = evaluate_detection(arguments.detections, *where, plots=plots)
         else:
-            evaluation = evaluate_tracking(arguments.tracks or "", *where, plots=plots)
+            evaluation = evaluate_tracking(arguments.tracks or "", *where, plots=plots, fast=arguments.fast)
     path = evaluation.write(arguments.out)
     console.print(evaluation.table())
     for note in evaluation.notes:
