@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import ast
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from streampetr import graph
+from streampetr.environment import INSTALL
 from streampetr.graph import GraphOptions, NodeSpec, ReplayOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,25 +117,78 @@ def test_launch_files_hold_no_logic_of_their_own(name: str) -> None:
     assert not {text for text in texts if "_node" in text or text.startswith("/")}
 
 
-@pytest.mark.parametrize("name", ["perception.launch.py", "replay.launch.py"])
-def test_launch_files_with_the_real_launch(name: str) -> None:
-    launch = pytest.importorskip("launch", reason="the launch package is not installed")
-    pytest.importorskip("launch_ros", reason="the launch_ros package is not installed")
-    from launch.actions import ExecuteProcess
-    from launch.launch_description_sources import get_launch_description_from_python_launch_file
-    from launch.utilities import perform_substitutions
-    from launch_ros.actions import Node
+@pytest.fixture
+def sourced(ros_env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a command in a shell that has sourced ros2_ws/install, as on a distribution."""
 
-    description = get_launch_description_from_python_launch_file(str(ROOT / "launch" / name))
-    declared = {argument.name: argument for argument in description.get_launch_arguments()}
-    assert {item.name for item in fields(GraphOptions)} <= set(declared)
-    context = launch.LaunchContext()
-    context.launch_configurations.update(
-        {n: perform_substitutions(context, a.default_value) for n, a in declared.items()}
-    )
-    context.launch_configurations.update({"model": "tiny", "rviz": "true", "bag": "drive", "remap": "/tf:=/x/tf"})
-    actions = description.entities[-1].execute(context)
-    nodes = [action.node_executable for action in actions if isinstance(action, Node)]
-    assert nodes == ["perception_node", "tracker_node", "rviz2"]
-    replays = [a for a in actions if isinstance(a, ExecuteProcess) and not isinstance(a, Node)]
-    assert len(replays) == (name == "replay.launch.py")
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        line = f"source {shlex.quote(str(INSTALL))}/setup.bash && exec {shlex.join(map(str, words))}"
+        return subprocess.run(["bash", "-c", line], env=ros_env, capture_output=True, text=True, timeout=90)
+
+    return run
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (("perception_node", "--ros-args", "-p", "model:=nosuch"), 2, "perception_node: unknown model 'nosuch'"),
+        (("tracker_node", "--ros-args", "-p", "trail:=1"), 2, "tracker_node: unknown parameter 'trail'"),
+        (("streampetr", "replay", "no_such_bag"), 2, "no_such_bag"),
+    ],
+)
+def test_installed_programs_start(sourced: Callable, words: tuple[str, ...], status: int, says: str) -> None:
+    """What `ros2 run` and the launch files look for in lib/streampetr."""
+    done = sourced(INSTALL / "lib" / graph.PACKAGE / words[0], *words[1:])
+    assert done.returncode == status, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.ros
+def test_launch_files_and_layouts_are_installed() -> None:
+    shared = INSTALL / "share" / graph.PACKAGE
+    names = {path.name for path in (ROOT / "launch").iterdir() if path.is_file()}
+    assert {path.name for path in (shared / "launch").iterdir()} == names
+    assert {"perception.launch.py", "replay.launch.py", "perception.rviz", "foxglove.json"} <= names
+    assert (shared / "config" / "perception.yaml").is_file()
+
+
+RUN_LAUNCH_FILE = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+arguments = [tuple(word.split(":=")) for word in sys.argv[2:]]
+source = PythonLaunchDescriptionSource(sys.argv[1])
+service = LaunchService()
+service.include_launch_description(
+    LaunchDescription([IncludeLaunchDescription(source, launch_arguments=arguments)])
+)
+sys.exit(service.run())
+"""
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("perception.launch.py", ("model:=nosuch",), "perception_node: unknown model 'nosuch'"),
+        ("perception.launch.py", ("transport:=h264",), "transport"),
+        ("replay.launch.py", ("model:=tiny",), "no bag given"),
+        ("replay.launch.py", ("model:=tiny", "weights:=random", "bag:=no_such_bag"), "no_such_bag"),
+    ],
+)
+def test_launch_files_with_the_real_launch(
+    sourced: Callable, name: str, arguments: tuple[str, ...], says: str
+) -> None:
+    """The end of one process is the end of all, and its reason is on the screen."""
+    for package in ("launch.actions", "launch_ros.actions"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    done = sourced(sys.executable, "-c", RUN_LAUNCH_FILE, ROOT / "launch" / name, *arguments)
+    output = done.stdout + done.stderr
+    assert says in output
+    assert "Traceback" not in output
+    if name.startswith("replay") and len(arguments) > 1:
+        for process in ("perception_node-1", "tracker_node-2", "replay-3"):
+            assert f"[{process}]: process" in output, output

@@ -35,6 +35,7 @@ setup(
         "console_scripts": [
             f"perception_node = {NAME}.perception_node:main",
             f"tracker_node = {NAME}.tracker_node:main",
+            "streampetr = streampetr_cli:main",  # for replay.launch.py and `ros2 run streampetr streampetr VERB`
         ]
     },
     zip_safe=False,
