@@ -93,7 +93,7 @@ class Results:
         """File the rows of one instant; instants between key frames are only counted."""
         self.counts["frames"] += 1
         self.counts["warnings"] += len(item.warnings)
-        self.counts["memory resets"] += item.reset_reason not in ("", "first frame")
+        self.counts["memory resets"] += item.reset_reason not in ("", "first frame", "first_frame")
         if not item.is_key_frame:
             return
         self.counts["key frames"] += 1

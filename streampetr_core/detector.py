@@ -80,6 +80,7 @@ class Detector:
         model_name, weights_name, class_names: what runs.
         device: where it runs.
         last_reset_reason: why the memory was forgotten before the last step; "" where it continued.
+        last_reset_kind: the same in one word, one of those of `reset_counts`.
         reset_counts: how often, by kind: first_frame, request, scene_change, time_back, gap, ego_jump.
         last_queries: (N,) the query behind each box of the last step.
     """
@@ -107,7 +108,7 @@ class Detector:
         self._position: PositionEncoding
         self._static: FrameGeometry
         self.reset_counts: Counter[str] = Counter()
-        self.last_reset_reason = ""
+        self.last_reset_reason = self.last_reset_kind = ""
         self.last_queries: NDArray[np.int64] = np.zeros(0, np.int64)
         self._newest: Tensor | None = None
         self._lock = threading.Lock()
@@ -227,7 +228,7 @@ class Detector:
             boxes, self.last_queries = self._boxes(found, frame)
         mark("boxes")
         self._newest = outputs.memory_queries
-        self.last_reset_reason = reason
+        self.last_reset_kind, self.last_reset_reason = kind, reason
         if kind:
             self.reset_counts[kind] += 1
         with self._lock:
@@ -235,10 +236,10 @@ class Detector:
                 self._state = DetectorState(outputs.memory, frame.stamp_ns, map_from_model, frame.scene, ("", ""))
         return boxes
 
-    def reset(self, reason: str = "request") -> None:
-        """Forget the past; counted as a request when the next frame comes. Safe from any thread."""
+    def reset(self, reason: str = "request", kind: str = "request") -> None:
+        """Forget the past; counted as `kind` when the next frame comes. Safe from any thread."""
         with self._lock:
-            self._state = _fresh("request", reason or "request")
+            self._state = _fresh(kind, reason or kind)
 
     def snapshot(self) -> DetectorState:
         """The memory and what it belongs to; later steps do not change it."""

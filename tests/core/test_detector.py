@@ -73,6 +73,7 @@ def test_boxes_say_what_they_are(detector: Detector) -> None:
 def test_the_memory_matters_and_continues(detector: Detector) -> None:
     detector.step(_frame(0))
     assert detector.last_reset_reason == "first frame"
+    assert detector.last_reset_kind == "first_frame"
     warm = detector.step(_frame(1))
     assert detector.last_reset_reason == ""
     detector.reset()
@@ -123,6 +124,7 @@ def test_every_discontinuity_forgets_and_is_counted(detector: Detector, kind: st
     after = detector.step(odd)
     assert detector.last_reset_reason
     assert detector.reset_counts[kind] == 1
+    assert detector.last_reset_kind == kind
     detector.reset("test")
     assert _same(after, detector.step(odd))
     assert detector.last_reset_reason == "test"

@@ -84,8 +84,8 @@ def test_boxes_tracks_and_everything_around_them(node: Start, robot: Start) -> N
     start = 1_600_000_000_000_000_000
     for b in boxes:  # map -> odom -> base_link, at the anchor camera's stamp
         assert b["x"] == pytest.approx(1.0 + 8.0 * (b["stamp"] - start) / 1e9, abs=1e-6)
-    assert boxes[0]["reset"] == "first frame"
-    assert {b["reset"] for b in boxes[1:]} == {"", "asked for by service"}
+    assert boxes[0]["reset"] == "first_frame"
+    assert sorted(b["reset"] for b in boxes[1:] if b["reset"]) == ["request"]
     assert said(car, "reset") == [{"success": True}]
     assert {t["stamp"] for t in tracks} <= {b["stamp"] for b in boxes}
     assert len(tracks) >= len(boxes) - 1
@@ -143,15 +143,16 @@ def test_without_motion_nothing_is_guessed(node: Start, robot: Start) -> None:
 
 
 def test_a_drive_that_begins_again_resets_the_memory_once(node: Start, robot: Start) -> None:
-    perception(node)
+    detector = perception(node)
     tracker = node("tracker_node", "-r", "boxes:=perception_node/boxes")
     assert tracker.wait_for_line("ready", READY)
     car = robot(12.0, rewind_after=12)
     health = finish(car)
-    resets = [b["reset"] for b in said(car, "boxes") if b["reset"]]
-    assert resets[0] == "first frame"
-    assert len(resets) == 2
-    assert resets[1].startswith("time went back by")
+    assert [b["reset"] for b in said(car, "boxes") if b["reset"]] == ["first_frame", "time_back"]
+    counts = health["perception_node: detector"]["values"]
+    found = {key: count for key, count in counts.items() if key.startswith("memory reset: ")}
+    assert found == {"memory reset: first_frame": "1", "memory reset: time_back": "1"}
+    assert "the memory begins anew: time went back by 5.5" in detector.tail(200)
     assert [t["reset"] for t in said(car, "tracks") if t["reset"]] == ["time_back"]
     stamps = [b["stamp"] for b in said(car, "boxes")]
     turn = next(i for i in range(1, len(stamps)) if stamps[i] < stamps[i - 1])
@@ -172,7 +173,7 @@ def test_killed_and_started_again_it_gives_boxes_again(node: Start, robot: Start
         time.sleep(0.1)
     again = said(car, "boxes")[before:]
     assert len(again) >= 2
-    assert (again[0]["sequence"], again[0]["reset"], again[1]["reset"]) == (0, "first frame", "")
+    assert (again[0]["sequence"], again[0]["reset"], again[1]["reset"]) == (0, "first_frame", "")
 
 
 def test_raw_images_and_odometry(node: Start, robot: Start) -> None:

@@ -57,7 +57,8 @@ class Result:
         map_from_base: (4, 4) at that instant.
         scene: of the reference stream.
         missing: cameras that gave no image.
-        reset_reason: why the memory began anew; "" where it went on.
+        reset_reason: why the memory began anew, in one word (see `Detector.reset_counts`); "" where it went on.
+        reset_details: the same as a sentence.
         sequence: results so far, this one not counted.
         latency_ns: from the arrival of the set's first image to the boxes.
         step_ns: of these, in the network.
@@ -68,6 +69,7 @@ class Result:
     scene: str
     missing: tuple[str, ...]
     reset_reason: str
+    reset_details: str
     sequence: int
     latency_ns: int
     step_ns: int
@@ -148,7 +150,7 @@ class Perception:
         self._on_result = on_result
         self._rig: CameraRig | None = None
         self._held: deque[_Held] = deque()
-        self._reset_reason = ""
+        self._reset: tuple[str, str] | None = None
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         self._worker: LatestWorker[_Job] = LatestWorker(self._work, self._replaced)
 
@@ -211,7 +213,7 @@ class Perception:
 
     def reset(self, reason: str) -> None:
         """Forget the past before the next set."""
-        self._reset_reason = reason
+        self._reset = (reason, "request")
 
     def close(self, timeout: float) -> bool:
         """End the threads; False where the network is still busy after `timeout` seconds."""
@@ -247,7 +249,7 @@ class Perception:
                 self._held.clear()
                 self._worker.drop_waiting()
                 self.motion.forget_after(event.to_ns + 2 * REWIND_NS)
-                self._reset_reason = f"time went back by {(event.from_ns - event.to_ns) / 1e9:.3f} s"
+                self._reset = (f"time went back by {(event.from_ns - event.to_ns) / 1e9:.3f} s", "time_back")
             else:
                 self._held.append(_Held(event, now))
                 if len(self._held) > HELD_SETS:
@@ -312,9 +314,9 @@ class Perception:
     # In the worker
 
     def _work(self, job: _Job) -> None:
-        reason, self._reset_reason = self._reset_reason, ""
-        if reason:
-            self.detector.reset(reason)
+        reset, self._reset = self._reset, None
+        if reset is not None:
+            self.detector.reset(*reset)
         try:
             self._step(job)
         except StreamPETRError as error:
@@ -352,7 +354,8 @@ class Perception:
             map_from_base=frame.map_from_ego,
             scene=frame.scene,
             missing=tuple(camera for camera in self.cameras if pictures.get(camera) is None),
-            reset_reason=self.detector.last_reset_reason,
+            reset_reason=self.detector.last_reset_kind,
+            reset_details=self.detector.last_reset_reason,
             sequence=self.counts.results,
             latency_ns=ended - job.arrival_ns,
             step_ns=ended - began,

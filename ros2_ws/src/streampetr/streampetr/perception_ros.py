@@ -175,6 +175,8 @@ class PerceptionNode(Node):
     def _publish(self, result: Result) -> None:
         """Called in the worker thread: rclpy's publishers may be used from any."""
         boxes = result.boxes
+        if result.reset_reason:
+            self.get_logger().info(f"the memory begins anew: {result.reset_details}")
         message = messages.boxes_to_message(
             boxes,
             NEW,
