@@ -1,6 +1,7 @@
 """Which box continues which track, and which boxes of one frame are one object seen twice.
 
-Legend: `T` tracks, `N` boxes.
+Only pairs within reach are looked at, found with a k-d tree, so the cost grows with the number of neighbours and
+not with tracks times boxes. Legend: `T` tracks, `N` boxes, `K` pairs.
 """
 
 from __future__ import annotations
@@ -8,9 +9,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
+
+_APART = 1e6
+"""Metres between groups: what is in different groups is never within reach."""
 
 
 def mahalanobis(delta: Array, covariance: Array) -> tuple[Array, Array]:
@@ -21,61 +28,116 @@ def mahalanobis(delta: Array, covariance: Array) -> tuple[Array, Array]:
     return (d * x * x - 2 * b * x * y + a * y * y) / determinant, np.log(determinant)
 
 
-def assign(cost: Array, gate: Array) -> tuple[Indices, Indices]:
-    """Rows and columns of the pairs that make the total of `cost - gate` smallest; none at or above its gate.
-
-    A pair that is not taken costs nothing, so a track rather stays without a box than take one from a better
-    track.
+def within_reach(
+    place: Array, group: Indices, reach: Array, other: Array, other_group: Indices
+) -> tuple[Indices, Indices]:
+    """Rows and columns (K,) of the pairs of one group that lie within the row's reach, in order of rows.
 
     Args:
-        cost: (T, N), infinite where a pair is out of the question.
-        gate: (T, 1), (1, N) or (T, N).
+        place: (T, 2) in metres.
+        group: (T,) small whole numbers.
+        reach: (T,) metres.
+        other: (N, 2).
+        other_group: (N,).
     """
-    gain = np.minimum(cost - gate, 0.0)
-    rows, columns = np.flatnonzero((gain < 0).any(1)), np.flatnonzero((gain < 0).any(0))
-    small = gain[np.ix_(rows, columns)]
-    r, c = linear_sum_assignment(small)
-    taken = small[r, c] < 0
-    return rows[r[taken]], columns[c[taken]]
+    tree = KDTree(np.column_stack([other, other_group * _APART]))
+    points = np.column_stack([place, group * _APART])
+    # the tree takes one radius at a time: rows of like reach go together
+    level = np.ceil(2 * np.log2(np.maximum(reach, 1.0))).astype(np.int64)
+    found: list[Indices] = [np.zeros((0, 2), dtype=np.int64)]
+    for step in np.unique(level):
+        rows = np.flatnonzero(level == step)
+        pairs = KDTree(points[rows]).sparse_distance_matrix(tree, 2.0 ** (step / 2), output_type="ndarray")
+        near = pairs["v"] <= reach[rows[pairs["i"]]]
+        found.append(np.column_stack([rows[pairs["i"]], pairs["j"]])[near])
+    all_pairs = np.concatenate(found)
+    all_pairs = all_pairs[np.lexsort((all_pairs[:, 1], all_pairs[:, 0]))]
+    return all_pairs[:, 0], all_pairs[:, 1]
 
 
-def lone_pairs(cost: Array, gate: Array) -> tuple[Indices, Indices]:
-    """Rows and columns of the pairs below their gate that have no rival: neither the track nor the box.
+def assign(row: Indices, column: Indices, gain: Array) -> Indices:
+    """Which of the pairs to take so that the sum of their gains is largest; none of zero gain or less.
+
+    No row and no column is taken twice. A pair that is not taken costs nothing, so a track rather stays without a
+    box than take one from a better track.
+
+    Args:
+        row, column: (K,) of the pairs.
+        gain: (K,).
+    """
+    good = np.flatnonzero(gain > 0)
+    if not good.size:
+        return good
+    rows, r = np.unique(row[good], return_inverse=True)
+    columns, c = np.unique(column[good], return_inverse=True)
+    n, shape = len(rows), (len(rows) + len(columns),) * 2
+    graph = coo_array((np.ones(len(good)), (r, n + c)), shape=shape)
+    part = connected_components(graph, directed=False)[1][r]
+    order = np.argsort(part, kind="stable")
+    start = np.flatnonzero(np.diff(part[order], prepend=-1))
+    count = np.diff(start, append=len(order))
+    taken = [order[start[count == 1]]]
+    for first, size in zip(start[count > 1], count[count > 1], strict=True):
+        pairs = order[first : first + size]
+        own_r, local_r = np.unique(r[pairs], return_inverse=True)
+        own_c, local_c = np.unique(c[pairs], return_inverse=True)
+        cost = np.zeros((len(own_r), len(own_c)))
+        cost[local_r, local_c] = -gain[good[pairs]]
+        which = np.full(cost.shape, -1)
+        which[local_r, local_c] = pairs
+        picked = which[linear_sum_assignment(cost)]
+        taken.append(picked[picked >= 0])
+    return np.sort(good[np.concatenate(taken)])
+
+
+def lone(row: Indices, column: Indices, gain: Array) -> Indices:
+    """The pairs of positive gain that have no rival: the only one of their row and of their column.
 
     Where nothing else can be meant, a pair may be as unlikely as an object much faster than most.
-
-    Args:
-        cost: (T, N), infinite where a pair is out of the question.
-        gate: (T, 1), (1, N) or (T, N).
     """
-    near = cost < gate
-    lone = near & (near.sum(1, keepdims=True) == 1) & (near.sum(0, keepdims=True) == 1)
-    rows, columns = np.nonzero(lone)
-    return rows, columns
+    good = np.flatnonzero(gain > 0)
+    if not good.size:
+        return good
+    alone = (np.bincount(row[good])[row[good]] == 1) & (np.bincount(column[good])[column[good]] == 1)
+    return good[alone]
 
 
-def merge_groups(center: Array, noise: Array, label: Indices, order: Indices, distance: Array) -> Indices:
-    """(N,) index of the box that stands for each box: itself, or a better one that is the same object.
+def merge_groups(
+    center: Array, noise: Array, group: Indices, distance: Array, reach: float
+) -> tuple[Indices, NDArray[np.bool_]]:
+    """(N,) index of the box that stands for each box: itself, or a better one that is the same object; and which
+    boxes stand for themselves.
 
-    Two boxes of a class are one object when their squared Mahalanobis distance under the sum of their noise is
-    below `distance`; so boxes merge along the viewing ray before they merge across it. Greedy from the best box
-    on, in rounds over all boxes at once.
+    Boxes are given best first. Two of a group are one object when their squared Mahalanobis distance under the sum
+    of their noise is below `distance`; so boxes merge along the viewing ray before they merge across it. Greedy
+    from the best box on, in rounds over all boxes at once.
 
     Args:
         center: (N, 2).
         noise: (N, 2, 2).
-        order: (N,) rank of each box, 0 the best; all different.
-        distance: (N,) of each box's class; 0 = never.
+        group: (N,) small whole numbers.
+        distance: (N,); 0 = never.
+        reach: metres beyond which no two boxes are one object.
     """
-    squared, _ = mahalanobis(center[:, None] - center[None], noise[:, None] + noise[None])
-    near = (squared < distance[:, None]) & (label[:, None] == label[None]) & (order[:, None] > order[None])
-    n = len(order)
-    kept, open_ = np.zeros(n, dtype=bool), np.ones(n, dtype=bool)
+    n = len(center)
+    leader, kept = np.arange(n), np.ones(n, dtype=bool)
+    points = KDTree(np.column_stack([center, group * _APART]))
+    pairs = points.query_pairs(reach, output_type="ndarray").reshape(-1, 2)
+    better, worse = pairs.min(1), pairs.max(1)
+    squared, _ = mahalanobis(center[better] - center[worse], noise[better] + noise[worse])
+    near = squared < distance[worse]
+    better, worse = better[near], worse[near]
+    kept[worse] = False
+    open_ = ~kept
     while open_.any():
-        # a box whose better neighbours are all decided against is kept; it takes its open neighbours with it
-        new = open_ & ~(near & open_[None]).any(1)
+        # a box goes with a kept neighbour; one whose better neighbours are all decided against is kept itself
+        open_[worse[kept[better]]] = False
+        waiting = np.zeros(n, dtype=bool)
+        waiting[worse[open_[better] | kept[better]]] = True
+        new = open_ & ~waiting
         kept |= new
-        open_ &= ~new & ~(near & new[None]).any(1)
-    rank = np.where(near & kept[None], order[None], n)
-    best = rank.argmin(1)
-    return np.where(kept, np.arange(n), best)
+        open_ &= ~new
+    followers = kept[better] & ~kept[worse]
+    best = np.full(n, n)
+    np.minimum.at(best, worse[followers], better[followers])
+    return np.where(kept, leader, best), kept

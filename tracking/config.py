@@ -120,6 +120,9 @@ class TrackerConfig:
         doubt: looks without result that a new track is thought to have behind it; the more, the slower its score
             grows.
         look_period: seconds after which a second look at an object tells something new.
+        max_hidden: a track that got no box for longer dies even where no camera could see it.
+        groups: classes that a detector takes for one another; a track may go on with a box of such a class.
+        flip: by how much the gate is smaller for such a box.
         lone_gate: by how much the gate is larger where a track and a box left over have only each other.
         heading_spread: standard deviation of the heading that `sideways` refers to, radians.
         size_spread: standard deviation of the logarithm of a measured length, width or height.
@@ -136,6 +139,12 @@ class TrackerConfig:
     coast_score: float = 0.2
     doubt: float = 1.0
     look_period: float = 0.5
+    max_hidden: float = 6.0
+    groups: tuple[tuple[str, ...], ...] = (
+        ("car", "truck", "construction_vehicle", "bus", "trailer"),
+        ("motorcycle", "bicycle"),
+    )
+    flip: float = 1.0
     lone_gate: float = 3.0
     heading_spread: float = 0.3
     size_spread: float = 0.3

@@ -6,107 +6,28 @@ Legend: `T` tracks, `N` boxes.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streampetr_core.boxes import Boxes3D
+from streampetr_core.cameras import CameraModel
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.geometry import apply, inverse
-from tracking.association import assign, lone_pairs, mahalanobis, merge_groups
+from tracking.association import assign, lone, mahalanobis, merge_groups, within_reach
 from tracking.calibration import ScoreCalibration
 from tracking.config import TrackerConfig
 from tracking.motion import depth_drift, hold_heading, position_noise, predict, update
+from tracking.tracks import Seen, Tables, Tracks, heading_of
+from tracking.visibility import in_view
 
 Array = NDArray[np.float64]
 
 
 class TrackerError(StreamPETRError):
     """Boxes that the tracker cannot use."""
-
-
-@dataclass
-class _Tracks:
-    """The living tracks, one row each.
-
-    Attributes:
-        state: (T, 4) x, y, vx, vy in the map.
-        covariance: (T, 4, 4).
-        height: (T,) z of the centre.
-        size: (T, 3).
-        heading: (T, 2) weighted sum of the headings seen, so that a flipped box is outvoted.
-        evidence: (T,) sum of the standings (see `ScoreCalibration`) of the boxes taken, weighted by `weight`.
-        weight: (T,) independent looks that took part, those in quick succession counting less than one each.
-        votes: (T, classes) the same evidence by class.
-        label: (T,).
-        track_id: (T,).
-        seen_ns: (T,) stamp of the last box.
-    """
-
-    state: Array
-    covariance: Array
-    height: Array
-    size: Array
-    heading: Array
-    evidence: Array
-    weight: Array
-    votes: Array
-    label: NDArray[np.int64]
-    track_id: NDArray[np.int64]
-    seen_ns: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.track_id)
-
-    def __getitem__(self, rows: NDArray) -> _Tracks:
-        return _Tracks(*(getattr(self, item.name)[rows] for item in fields(self)))
-
-    def __add__(self, other: _Tracks) -> _Tracks:
-        names = [item.name for item in fields(self)]
-        return _Tracks(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """The boxes of one frame and what the tracker knows of each.
-
-    Attributes:
-        boxes: (N) in the map.
-        noise: (N, 2, 2) of the position, m^2.
-        speed_noise: (N, 2, 2) of the velocity, (m/s)^2; where there is none, of the guess that it stands still.
-        moving: (N,) True where a velocity was measured.
-        standing: (N,) what the score is worth, 0 to 1.
-    """
-
-    boxes: Boxes3D
-    noise: Array
-    speed_noise: Array
-    moving: NDArray[np.bool_]
-    standing: Array
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def __getitem__(self, rows: NDArray) -> _Seen:
-        return _Seen(*(getattr(self, item.name)[rows] for item in fields(self)))
-
-
-@dataclass(frozen=True)
-class _Tables:
-    """The configuration as arrays over the class list: (classes,) or (classes, 2)."""
-
-    acceleration: Array
-    speed: Array
-    sideways: Array
-    lateral: Array
-    radial: Array
-    drift: Array
-    velocity_noise: Array
-    merge: Array
-    gate: Array
-    velocity_gate: Array
-    max_range: Array
 
 
 class Tracker:
@@ -138,7 +59,13 @@ class Tracker:
         self.last_reset_reason = reason
         self._clear()
 
-    def step(self, boxes: Boxes3D, map_from_ego: ArrayLike | None = None, scene: str = "") -> Boxes3D:
+    def step(
+        self,
+        boxes: Boxes3D,
+        map_from_ego: ArrayLike | None = None,
+        scene: str = "",
+        observed: Sequence[CameraModel] | None = None,
+    ) -> Boxes3D:
         """The tracks after one more frame.
 
         Args:
@@ -147,6 +74,8 @@ class Tracker:
             map_from_ego: (4, 4) at that instant. With it the depth error of cameras, which grows with range, is
                 modelled along the viewing ray.
             scene: the drive; another one than before starts anew.
+            observed: the cameras whose images the boxes come from. A track outside all of them was not missed:
+                it lives on. None = every direction was looked at.
 
         Returns:
             Boxes in the map frame with `track_id`, best first: tracks that got a box, and those that lost it a
@@ -173,6 +102,7 @@ class Tracker:
                 self.reset("gap")
             else:
                 self._predict(step_s, ego)
+                self._age(step_s, pose, observed)
         if self._stamp_ns is None:
             self._begin(boxes.class_names)
         self._stamp_ns, self._scene = boxes.stamp_ns, scene
@@ -185,14 +115,14 @@ class Tracker:
         self._update(rows, seen[columns])
         self._start(seen[np.setdiff1d(np.arange(len(seen)), columns)])
         age = (boxes.stamp_ns - self._tracks.seen_ns) * 1e-9
-        self._tracks = self._tracks[age <= self.config.max_age]
+        self._tracks = self._tracks[(self._tracks.missed <= self.config.max_age) & (age <= self.config.max_hidden)]
         self._last = self._output()
         return self._last
 
     def _clear(self) -> None:
         self._stamp_ns: int | None = None
         self._scene = ""
-        self._tracks = _no_tracks(0)
+        self._tracks = Tracks.none(0)
         self._last = Boxes3D.empty("map")
 
     def _check(self, boxes: Boxes3D) -> None:
@@ -213,9 +143,8 @@ class Tracker:
         if class_names != self._class_names:
             self._calibration = ScoreCalibration(len(class_names))
         self._class_names = class_names
-        self._tracks = _no_tracks(len(class_names))
-        rows = [self.config.of(name) for name in class_names]
-        self._tables = _Tables(*(np.array([getattr(row, f.name) for row in rows], float) for f in fields(_Tables)))
+        self._tracks = Tracks.none(len(class_names))
+        self._tables = Tables.of(self.config, class_names)
 
     def _predict(self, step_s: float, ego: Array | None) -> None:
         tracks, tables = self._tracks, self._tables
@@ -224,13 +153,22 @@ class Tracker:
         drift = tables.drift[tracks.label]
         tracks.covariance[:, :2, :2] += depth_drift(tracks.state[:, :2], ego, drift, step_s)
 
+    def _age(self, step_s: float, pose: Array | None, observed: Sequence[CameraModel] | None) -> None:
+        """Count the time in which a track was looked for; it ends for those that get a box."""
+        tracks = self._tracks
+        if observed is None or pose is None:
+            tracks.missed += step_s
+        else:
+            place = np.column_stack([tracks.state[:, :2], tracks.height])
+            tracks.missed += np.where(in_view(apply(inverse(pose), place), observed), step_s, 0.0)
+
     def _in_range(self, boxes: Boxes3D, map_from_ego: Array) -> Boxes3D:
         """As submission rows are limited: by the planar distance in the ego's own plane."""
         limit = self._tables.max_range[boxes.label]
         center = apply(inverse(map_from_ego), boxes.center)
         return boxes[(np.hypot(center[:, 0], center[:, 1]) <= limit) | (limit <= 0)]
 
-    def _measure(self, boxes: Boxes3D, ego: Array | None) -> _Seen:
+    def _measure(self, boxes: Boxes3D, ego: Array | None) -> Seen:
         tables, label = self._tables, boxes.label
         noise = position_noise(boxes.center[:, :2], ego, tables.lateral[label], tables.radial[label])
         # detectors without velocities write zeros or NaN
@@ -238,49 +176,85 @@ class Tracker:
         speed = np.where(moving, tables.velocity_noise[label], tables.speed[label])
         speed_noise = (speed**2)[:, None, None] * np.eye(2)
         boxes = replace(boxes, velocity=np.where(moving[:, None], boxes.velocity, 0.0))
-        return _Seen(boxes, noise, speed_noise, moving, self._calibration.standing(boxes.score, label))
+        return Seen(boxes, noise, speed_noise, moving, self._calibration.standing(boxes.score, label))
 
-    def _merge(self, seen: _Seen) -> _Seen:
+    def _merge(self, seen: Seen) -> Seen:
         """One box for each object that was seen twice: the best, at the mean of their places."""
         n, boxes = len(seen), seen.boxes
         if n < 2:
             return seen
-        order, distance = np.arange(n), self._tables.merge[boxes.label]
-        leader = merge_groups(boxes.center[:, :2], seen.noise, boxes.label, order, distance)
+        distance = self._tables.merge[boxes.label]
+        reach = float(np.sqrt((2 * distance * np.trace(seen.noise, axis1=1, axis2=2)).max()))
+        leader, kept = merge_groups(boxes.center[:, :2], seen.noise, boxes.label, distance, reach)
         weight = np.maximum(seen.standing, 1e-6) ** 2
         total = np.bincount(leader, weight, n)
         center = np.stack([np.bincount(leader, weight * column, n) for column in boxes.center.T], axis=1)
-        kept = leader == order
         merged = seen[kept]
         return replace(merged, boxes=replace(merged.boxes, center=center[kept] / total[kept, None]))
 
-    def _associate(self, seen: _Seen) -> tuple[NDArray, NDArray]:
-        tracks, boxes = self._tracks, seen.boxes
+    def _associate(self, seen: Seen) -> tuple[NDArray, NDArray]:
+        """Rows and columns of tracks and the boxes that continue them: of their class, else of a like class."""
+        tracks, boxes, tables = self._tracks, seen.boxes, self._tables
         if not len(tracks) or not len(seen):
             none = np.zeros(0, dtype=np.int64)
             return none, none
-        spread = tracks.covariance[:, None, :2, :2] + seen.noise[None]
-        squared, log_determinant = mahalanobis(boxes.center[None, :, :2] - tracks.state[:, None, :2], spread)
-        cost = squared + log_determinant
-        if seen.moving.any():
-            spread = tracks.covariance[:, None, 2:, 2:] + seen.speed_noise[None]
-            squared, log_determinant = mahalanobis(boxes.velocity[None] - tracks.state[:, None, 2:], spread)
-            beyond = squared + log_determinant - self._tables.velocity_gate[tracks.label][:, None]
-            cost = cost + np.where(seen.moving, beyond, 0.0)
-        ratio = np.log(tracks.size)[:, None] - np.log(boxes.size)[None]
-        cost = cost + np.minimum((ratio**2).sum(-1) / self.config.size_spread**2, self.config.size_limit)
-        cost = np.where(tracks.label[:, None] == boxes.label[None], cost, np.inf)
-        gate = self._tables.gate[tracks.label][:, None]
-        rows, columns = assign(cost, gate)
-        cost[rows], cost[:, columns] = np.inf, np.inf
-        # seen once and without a velocity, an object may be much faster than most
-        young = (tracks.weight <= 1) & (
-            np.trace(tracks.covariance[:, 2:, 2:], axis1=1, axis2=2) > 0.5 * self._tables.speed[tracks.label] ** 2
+        # seen once and without a velocity, it may be much faster than most; out of view, it may have gone far
+        unsure = np.trace(tracks.covariance[:, 2:, 2:], axis1=1, axis2=2)
+        young = (tracks.weight <= 1) & (unsure > 0.5 * tables.speed[tracks.label] ** 2)
+        hidden = (boxes.stamp_ns - tracks.seen_ns) * 1e-9 > tracks.missed + 1e-3
+        gate = tables.gate[tracks.label]
+        far = gate + np.where(young | hidden, self.config.lone_gate, 0.0)
+        rows, columns = within_reach(
+            tracks.state[:, :2],
+            tables.group[tracks.label],
+            self._reach(far),
+            boxes.center[:, :2],
+            tables.group[boxes.label],
         )
-        more = lone_pairs(cost, gate + np.where(young, self.config.lone_gate, 0.0)[:, None])
-        return np.concatenate([rows, more[0]]), np.concatenate([columns, more[1]])
+        cost = self._cost(rows, seen, columns)
+        same = tracks.label[rows] == boxes.label[columns]
+        taken = assign(rows, columns, np.where(same, gate[rows] - cost, 0.0))
+        free = self._free(rows, columns, taken)
+        taken = np.append(taken, lone(rows, columns, np.where(free & same, far[rows] - cost, 0.0)))
+        free = self._free(rows, columns, taken) & (tracks.weight[rows] >= 2)
+        flipped = np.where(free & ~same, gate[rows] - cost - self.config.flip, 0.0)
+        taken = np.append(taken, assign(rows, columns, flipped))
+        return rows[taken], columns[taken]
 
-    def _update(self, rows: NDArray, seen: _Seen) -> None:
+    def _reach(self, gate: Array) -> Array:
+        """(T,) metres beyond which no box can cost a track less than `gate` (T,)."""
+        tracks, tables = self._tracks, self._tables
+        label, covariance = tracks.label, tracks.covariance
+        noise = tables.far_noise[label]
+        _, least = mahalanobis(np.zeros((len(tracks), 2)), covariance[:, :2, :2] + tables.least_noise[label])
+        speed_noise = (tables.velocity_noise[label] ** 2)[:, None, None] * np.eye(2)
+        _, least_speed = mahalanobis(np.zeros((len(tracks), 2)), covariance[:, 2:, 2:] + speed_noise)
+        room = gate - least + np.maximum(tables.velocity_gate[label] - least_speed, 0.0)
+        spread = np.trace(covariance[:, :2, :2], axis1=1, axis2=2) + noise
+        return np.sqrt(np.maximum(room, 0.0) * spread)
+
+    @staticmethod
+    def _free(rows: NDArray, columns: NDArray, taken: NDArray) -> NDArray[np.bool_]:
+        """Which pairs have neither track nor box in common with those taken."""
+        return ~(np.isin(rows, rows[taken]) | np.isin(columns, columns[taken]))
+
+    def _cost(self, rows: NDArray, seen: Seen, columns: NDArray) -> Array:
+        """(K,) how badly boxes fit tracks: squared Mahalanobis distances and log determinants."""
+        tracks, boxes = self._tracks, seen.boxes
+        state, covariance = tracks.state[rows], tracks.covariance[rows]
+        off, spread = boxes.center[columns, :2] - state[:, :2], covariance[:, :2, :2] + seen.noise[columns]
+        squared, log_determinant = mahalanobis(off, spread)
+        ratio = np.log(tracks.size)[rows] - np.log(boxes.size)[columns]
+        size = np.minimum((ratio**2).sum(1) / self.config.size_spread**2, self.config.size_limit)
+        cost = squared + log_determinant + size
+        if seen.moving.any():
+            off, spread = boxes.velocity[columns] - state[:, 2:], covariance[:, 2:, 2:] + seen.speed_noise[columns]
+            squared, log_determinant = mahalanobis(off, spread)
+            beyond = squared + log_determinant - self._tables.velocity_gate[tracks.label[rows]]
+            cost = cost + np.where(seen.moving[columns], beyond, 0.0)
+        return cost
+
+    def _update(self, rows: NDArray, seen: Seen) -> None:
         tracks, boxes = self._tracks, seen.boxes
         state, covariance = update(tracks.state[rows], tracks.covariance[rows], boxes.center[:, :2], seen.noise, 0)
         fast = np.flatnonzero(seen.moving)
@@ -297,8 +271,9 @@ class Tracker:
         share = np.maximum(weight / tracks.weight[rows], 0.15 * weight)
         tracks.height[rows] += share * (boxes.center[:, 2] - tracks.height[rows])
         tracks.size[rows] += share[:, None] * (boxes.size - tracks.size[rows])
-        tracks.heading[rows] = 0.7 ** weight[:, None] * tracks.heading[rows] + weight[:, None] * _heading(boxes)
-        tracks.seen_ns[rows] = boxes.stamp_ns
+        tracks.heading[rows] = 0.7 ** weight[:, None] * tracks.heading[rows] + weight[:, None] * heading_of(boxes)
+        tracks.seen_ns[rows], tracks.missed[rows] = boxes.stamp_ns, 0.0
+        tracks.label[rows] = tracks.votes[rows].argmax(1)
         self._hold_heading(rows[~seen.moving])
 
     def _hold_heading(self, rows: NDArray) -> None:
@@ -312,39 +287,39 @@ class Tracker:
         )
         tracks.state[rows], tracks.covariance[rows] = held
 
-    def _start(self, seen: _Seen) -> None:
+    def _start(self, seen: Seen) -> None:
         n, boxes = len(seen), seen.boxes
         covariance = np.zeros((n, 4, 4))
         covariance[:, :2, :2], covariance[:, 2:, 2:] = seen.noise, seen.speed_noise
         votes = np.zeros((n, len(self._class_names)))
         votes[np.arange(n), boxes.label] = seen.standing
-        self._tracks = self._tracks + _Tracks(
+        self._tracks = self._tracks + Tracks(
             state=np.concatenate([boxes.center[:, :2], boxes.velocity], axis=1),
             covariance=covariance,
             height=boxes.center[:, 2],
             size=boxes.size,
-            heading=_heading(boxes),
+            heading=heading_of(boxes),
             evidence=seen.standing,
             weight=np.ones(n),
             votes=votes,
             label=boxes.label,
             track_id=self._next_id + np.arange(n),
             seen_ns=np.full(n, boxes.stamp_ns, dtype=np.int64),
+            missed=np.zeros(n),
         )
         self._next_id += n
 
     def _output(self) -> Boxes3D:
         assert self._stamp_ns is not None
-        unseen = (self._stamp_ns - self._tracks.seen_ns) * 1e-9
-        shown = unseen <= self.config.coast_time
-        tracks, unseen = self._tracks[shown], unseen[shown]
+        tracks = self._tracks[self._tracks.missed <= self.config.coast_time]
+        unseen = tracks.seen_ns < self._stamp_ns
         score = tracks.evidence / (tracks.weight + self.config.doubt)
         boxes = Boxes3D(
             center=np.concatenate([tracks.state[:, :2], tracks.height[:, None]], axis=1),
             size=tracks.size,
             yaw=np.arctan2(tracks.heading[:, 1], tracks.heading[:, 0]),
             velocity=tracks.state[:, 2:],
-            score=np.where(unseen > 0, self.config.coast_score, 1.0) * score,
+            score=np.where(unseen, self.config.coast_score, 1.0) * score,
             label=tracks.label,
             track_id=tracks.track_id,
             frame_id="map",
@@ -352,19 +327,6 @@ class Tracker:
             class_names=self._class_names,
         )
         return boxes[np.lexsort((boxes.track_id, -boxes.score))]
-
-
-def _no_tracks(classes: int) -> _Tracks:
-    def reals(*shape: int) -> Array:
-        return np.zeros((0, *shape))
-
-    whole = np.zeros(0, dtype=np.int64)
-    kinematic = (reals(4), reals(4, 4), reals(), reals(3), reals(2))
-    return _Tracks(*kinematic, reals(), reals(), reals(classes), whole, whole, whole)
-
-
-def _heading(boxes: Boxes3D) -> Array:
-    return np.stack([np.cos(boxes.yaw), np.sin(boxes.yaw)], axis=1)
 
 
 def _canonical(boxes: Boxes3D) -> Boxes3D:

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import ArrayLike
 
 from streampetr_core.boxes import NUSCENES_CLASSES, Boxes3D
+from streampetr_core.cameras import CameraModel
 from tracking import Tracker, TrackerConfig
 from tracking.config import ClassParameters, TrackerConfigError
 from tracking.tracker import TrackerError
@@ -255,3 +256,75 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         TrackerConfig(max_age=0)
     with pytest.raises(TrackerConfigError, match="speed"):
         ClassParameters(speed=-1)
+
+
+def test_an_id_outlives_a_class_flip() -> None:
+    tracker = Tracker()
+    ids, labels = set(), []
+    for k, t in enumerate(np.arange(0, 5, 0.5)):
+        tracks = tracker.step(boxes([[3 * t, 12]], t, label=TRUCK if k in (3, 6) else CAR), EGO)
+        ids.update(tracks.track_id.tolist())
+        labels.append(int(tracks.label[0]))
+    assert len(ids) == 1
+    assert set(labels) == {CAR}  # two boxes of ten do not make it a truck
+
+
+def test_a_class_that_changes_for_good_is_taken_over() -> None:
+    tracker = Tracker()
+    ids = set()
+    for t in np.arange(0, 8, 0.5):
+        tracks = tracker.step(boxes([[10, 12]], t, label=CAR if t < 1.5 else TRUCK), EGO)
+        ids.update(tracks.track_id.tolist())
+    assert len(ids) == 1
+    assert tracks.names().tolist() == ["truck"]
+
+
+def test_a_pedestrian_is_no_car() -> None:
+    tracker = Tracker()
+    for t in (0.0, 0.5, 1.0):
+        first = tracker.step(boxes([[10, 5]], t), EGO)
+    later = tracker.step(boxes([[10, 5]], 1.5, label=PEDESTRIAN), EGO)
+    assert set(later.track_id) > set(first.track_id)
+    assert sorted(later.names()) == ["car", "pedestrian"]
+
+
+def front_camera() -> CameraModel:
+    ego_from_camera = np.array([[0, 0, 1, 1.5], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]], dtype=float)
+    intrinsics = np.array([[1200, 0, 799.5], [0, 1200, 449.5], [0, 0, 1]], dtype=float)
+    return CameraModel("CAM_FRONT", 1600, 900, intrinsics, ego_from_camera)
+
+
+def test_a_track_that_no_camera_could_see_lives_on() -> None:
+    ahead, behind = [20.0, 0.0], [-20.0, 0.0]
+    ids = []
+    for observed in (None, [front_camera()]):
+        tracker = Tracker()
+        for t in (0.0, 0.5, 1.0):
+            before = tracker.step(boxes([ahead, behind], t), EGO, observed=observed)
+        # the camera that saw what is behind drops out for longer than a missed track lives
+        for t in np.arange(1.5, 4.6, 0.5):
+            during = tracker.step(boxes([ahead], t), EGO, observed=observed)
+        after = tracker.step(boxes([ahead, behind], 5.0), EGO)
+        ids.append((near(before, *behind), near(after, *behind), len(during)))
+    assert ids[0][0] != ids[0][1]
+    assert ids[1][0] == ids[1][1]
+    assert ids[0][2] == 1
+    assert ids[1][2] == 2
+
+
+def test_a_track_in_view_dies_also_when_other_cameras_are_missing() -> None:
+    tracker = Tracker()
+    for t in (0.0, 0.5, 1.0):
+        tracker.step(boxes([[20, 0]], t), EGO, observed=[front_camera()])
+    for t in np.arange(1.5, 4.6, 0.5):
+        tracks = tracker.step(boxes([], t), EGO, observed=[front_camera()])
+    assert len(tracks) == 0
+
+
+def test_what_stays_hidden_is_forgotten_in_the_end() -> None:
+    tracker = Tracker()
+    for t in (0.0, 0.5, 1.0):
+        tracker.step(boxes([[-20, 0]], t), EGO, observed=[front_camera()])
+    for t in np.arange(1.5, 2 + tracker.config.max_hidden, 0.5):
+        tracks = tracker.step(boxes([], t), EGO, observed=[front_camera()])
+    assert len(tracks) == 0
