@@ -69,7 +69,7 @@ def run_node(name: str, make: Callable[[], RunningNode], argv: list[str] | None 
         return _leave(status)
     with contextlib.suppress(Exception):  # what happens now harms nobody
         node.destroy_node()  # type: ignore[attr-defined]
-        rclpy.try_shutdown()
+        rclpy.shutdown()
     return status
 
 

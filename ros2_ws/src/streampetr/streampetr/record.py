@@ -130,7 +130,8 @@ class _Recorder:
     def _discover(self) -> None:
         """Say which topics have found a publisher; subscribe to those whose type is known only now."""
         for topic, subscription in list(self._unmatched.items()):
-            if subscription.get_publisher_count():
+            count = getattr(subscription, "get_publisher_count", None)  # Humble has only the graph's view
+            if count() if count else self._session.node.count_publishers(topic):
                 print(f"found {topic}", flush=True)
                 del self._unmatched[topic]
         if not self._waiting:
