@@ -85,6 +85,8 @@ class DetectArguments:
     """Scene names instead of a split."""
     track: bool = False
     """Also track in the same pass; writes OUT/tracks.json."""
+    tracker_config: Path | None = None
+    """Settings of the tracker (JSON); the defaults where not given."""
     device: str = "auto"
     """cpu, cuda or auto."""
     backend: str = "auto"
@@ -99,8 +101,10 @@ def detect(argv: list[str]) -> int:
     from bag_tools.pipeline import detect_source, fill, open_source, run
     from streampetr_core.console import check_writable, progress
     from streampetr_core.detector import Detector
+    from tracking.config_file import read_config
     from tracking.tracker import Tracker
 
+    config = None if arguments.tracker_config is None else read_config(arguments.tracker_config)
     scenes = arguments.scenes or None
     tables = None
     if arguments.dataroot is not None:
@@ -113,7 +117,7 @@ def detect(argv: list[str]) -> int:
     )
     frames = (frame for source in sources for frame in source)
     shown = progress(frames, "detecting", sum(map(len, sources)))
-    results = run(detect_source(shown, detector), Tracker() if arguments.track else None)
+    results = run(detect_source(shown, detector), Tracker(config) if arguments.track else None)
     filled = fill(results, tables) if tables else 0
     _report(results.counts, results.write_detections(arguments.out), filled)
     if arguments.track:
@@ -137,6 +141,8 @@ class TrackArguments:
     """Official split, or one of VERSION/splits.json; all scenes where not given."""
     topic: str = "/perception_node/boxes"
     """Topic of the boxes in a bag."""
+    config: Path | None = None
+    """Settings of the tracker (JSON), the same file as the node's config_file; the defaults where not given."""
 
 
 def track(argv: list[str]) -> int:
@@ -146,9 +152,11 @@ def track(argv: list[str]) -> int:
     from bag_tools.nuscenes_tables import NuScenesTables
     from bag_tools.pipeline import PipelineError, detections_of_split, fill, on_samples, recorded_boxes, run
     from streampetr_core.console import check_writable, progress
+    from tracking.config_file import read_config
     from tracking.nuscenes_format import read_submission
     from tracking.tracker import Tracker
 
+    config = None if arguments.config is None else read_config(arguments.config)
     tables = None
     if arguments.dataroot is not None:
         tables = NuScenesTables(arguments.dataroot, arguments.version, arguments.split)
@@ -161,7 +169,7 @@ def track(argv: list[str]) -> int:
     else:
         items, total = recorded_boxes(arguments.source, arguments.topic), None
         items = items if tables is None else on_samples(items, tables)
-    results = run(progress(items, "tracking", total), Tracker())
+    results = run(progress(items, "tracking", total), Tracker(config))
     filled = fill(results, tables) if tables else 0
     _report(results.counts, results.write_tracks(arguments.out), filled, "track boxes")
     return 0

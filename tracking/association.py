@@ -18,6 +18,8 @@ Indices = NDArray[np.int64]
 
 _APART = 1e6
 """Metres between groups: what is in different groups is never within reach."""
+_DENSE = 10_000
+"""Cells of a table up to which one dense assignment is quicker than one for each connected part."""
 
 
 def mahalanobis(delta: Array, covariance: Array) -> tuple[Array, Array]:
@@ -43,11 +45,11 @@ def within_reach(
     tree = KDTree(np.column_stack([other, other_group * _APART]))
     points = np.column_stack([place, group * _APART])
     # the tree takes one radius at a time: rows of like reach go together
-    level = np.ceil(2 * np.log2(np.maximum(reach, 1.0))).astype(np.int64)
+    level = np.ceil(np.log2(np.maximum(reach, 4.0))).astype(np.int64)
     found: list[Indices] = [np.zeros((0, 2), dtype=np.int64)]
     for step in np.unique(level):
         rows = np.flatnonzero(level == step)
-        pairs = KDTree(points[rows]).sparse_distance_matrix(tree, 2.0 ** (step / 2), output_type="ndarray")
+        pairs = KDTree(points[rows]).sparse_distance_matrix(tree, 2.0**step, output_type="ndarray")
         near = pairs["v"] <= reach[rows[pairs["i"]]]
         found.append(np.column_stack([rows[pairs["i"]], pairs["j"]])[near])
     all_pairs = np.concatenate(found)
@@ -65,29 +67,39 @@ def assign(row: Indices, column: Indices, gain: Array) -> Indices:
         row, column: (K,) of the pairs.
         gain: (K,).
     """
-    good = np.flatnonzero(gain > 0)
-    if not good.size:
-        return good
-    rows, r = np.unique(row[good], return_inverse=True)
-    columns, c = np.unique(column[good], return_inverse=True)
-    n, shape = len(rows), (len(rows) + len(columns),) * 2
-    graph = coo_array((np.ones(len(good)), (r, n + c)), shape=shape)
+    sure = lone(row, column, gain)
+    left = gain > 0
+    left[sure] = False
+    pairs = np.flatnonzero(left)
+    if not pairs.size:
+        return sure
+    (rows, r), (columns, c) = _compressed(row[pairs]), _compressed(column[pairs])
+    if rows * columns <= _DENSE:
+        return np.sort(np.concatenate([sure, _best(pairs, r, rows, c, columns, gain)]))
+    graph = coo_array((np.ones(len(pairs)), (r, rows + c)), shape=(rows + columns,) * 2)
     part = connected_components(graph, directed=False)[1][r]
     order = np.argsort(part, kind="stable")
-    start = np.flatnonzero(np.diff(part[order], prepend=-1))
-    count = np.diff(start, append=len(order))
-    taken = [order[start[count == 1]]]
-    for first, size in zip(start[count > 1], count[count > 1], strict=True):
-        pairs = order[first : first + size]
-        own_r, local_r = np.unique(r[pairs], return_inverse=True)
-        own_c, local_c = np.unique(c[pairs], return_inverse=True)
-        cost = np.zeros((len(own_r), len(own_c)))
-        cost[local_r, local_c] = -gain[good[pairs]]
-        which = np.full(cost.shape, -1)
-        which[local_r, local_c] = pairs
-        picked = which[linear_sum_assignment(cost)]
-        taken.append(picked[picked >= 0])
-    return np.sort(good[np.concatenate(taken)])
+    taken = [sure]
+    for block in np.split(order, np.flatnonzero(np.diff(part[order])) + 1):
+        (rows, own_r), (columns, own_c) = _compressed(r[block]), _compressed(c[block])
+        taken.append(_best(pairs[block], own_r, rows, own_c, columns, gain))
+    return np.sort(np.concatenate(taken))
+
+
+def _compressed(index: Indices) -> tuple[int, Indices]:
+    """How many different numbers there are, and each one's rank among them."""
+    present = np.zeros(index.max() + 1, dtype=bool)
+    present[index] = True
+    rank = np.cumsum(present) - 1
+    return int(rank[-1]) + 1, rank[index]
+
+
+def _best(pairs: Indices, r: Indices, rows: int, c: Indices, columns: int, gain: Array) -> Indices:
+    """Those of the pairs, in rows `r` and columns `c`, that a dense assignment takes."""
+    cost, which = np.zeros((rows, columns)), np.full((rows, columns), -1)
+    cost[r, c], which[r, c] = -gain[pairs], pairs
+    picked = which[linear_sum_assignment(cost)]
+    return picked[picked >= 0]
 
 
 def lone(row: Indices, column: Indices, gain: Array) -> Indices:

@@ -236,7 +236,9 @@ class Tracker:
     @staticmethod
     def _free(rows: NDArray, columns: NDArray, taken: NDArray) -> NDArray[np.bool_]:
         """Which pairs have neither track nor box in common with those taken."""
-        return ~(np.isin(rows, rows[taken]) | np.isin(columns, columns[taken]))
+        used_row, used_column = (np.zeros(index.max(initial=0) + 1, dtype=bool) for index in (rows, columns))
+        used_row[rows[taken]] = used_column[columns[taken]] = True
+        return ~(used_row[rows] | used_column[columns])
 
     def _cost(self, rows: NDArray, seen: Seen, columns: NDArray) -> Array:
         """(K,) how badly boxes fit tracks: squared Mahalanobis distances and log determinants."""

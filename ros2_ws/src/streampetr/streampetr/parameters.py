@@ -112,6 +112,9 @@ class PerceptionParameters:
 class TrackerParameters:
     """Parameters of tracker_node."""
 
+    config_file: str = _parameter(
+        "", "Settings of the tracker (JSON), the same file as for streampetr track --config; empty = the defaults."
+    )
     marker_min_score: float = _parameter(0.2, "Tracks below this are not drawn.", 0.0, 1.0)
     trail_seconds: float = _parameter(3.0, "Length of the trails behind the tracks.", 0.0, 60.0)
 

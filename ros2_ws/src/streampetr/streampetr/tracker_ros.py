@@ -19,6 +19,7 @@ from streampetr.ros_tools import qos
 from streampetr.subscriptions import Subscriptions
 from streampetr_core.errors import StreamPETRError
 from tracking import Tracker
+from tracking.config_file import read_config
 
 NEW = messages.new_ros_message
 MAP_FRAME = "map"
@@ -34,7 +35,8 @@ class TrackerNode(Node):
     def __init__(self) -> None:
         super().__init__("tracker_node")
         self._settings = declare(self, TrackerParameters)
-        self._tracker = Tracker()
+        path = self._settings.config_file
+        self._tracker = Tracker(read_config(path) if path else None)
         self._trails = Trails(self._settings.trail_seconds)
         self._results = self._failed = 0
         self._failure = ""
@@ -44,7 +46,7 @@ class TrackerNode(Node):
         self._markers = self.create_publisher(MarkerArray, "~/markers", qos(reliable=True, depth=5))
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos(reliable=True, depth=5))
         self._inputs = Subscriptions(self)
-        self._inputs.add(Box3DArray, "boxes", self._boxes, qos(reliable=True, latched=True, depth=10))
+        self._inputs.add(Box3DArray, "boxes", qos(reliable=True, latched=True, depth=10), self._boxes)
         self.create_timer(1.0, self._diagnose, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info("ready")
 
