@@ -11,7 +11,7 @@ import math
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from tracking.nuscenes_format import Kind, Submission, read_submission
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from tracking.fast_tracks import TrackSet
 
 
 class EvaluationError(StreamPETRError):
@@ -38,6 +40,8 @@ class Evaluation:
         summary: the official metrics summary, its keys unchanged ("mean_ap" ... or "amota" ...).
         details: the official curves per class.
         notes: what the reader should know beside the numbers.
+        tracks: the boxes that were scored, where our own code did it.
+        by: whose numbers they are, "official" or "fast".
     """
 
     kind: Kind
@@ -45,6 +49,8 @@ class Evaluation:
     summary: dict[str, Any]
     details: dict[str, Any]
     notes: tuple[str, ...] = ()
+    tracks: TrackSet | None = None
+    by: str = "official"
 
     def write(self, folder: Path | str) -> Path:
         """Write `metrics.json` (the summary) and `metrics_details.json` (the curves); returns the former."""
@@ -60,7 +66,7 @@ class Evaluation:
         from rich.table import Table
 
         columns, rows = (_detection_rows if self.kind == "detection" else _tracking_rows)(self.summary)
-        title = f"official nuScenes {self.kind} metrics, {self.split}"
+        title = f"{self.by} nuScenes {self.kind} metrics, {self.split}"
         table = Table(title=title, box=box.SIMPLE, padding=0, pad_edge=False)
         for i, column in enumerate(columns):
             table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
@@ -118,6 +124,7 @@ def _evaluate(
 ) -> Evaluation:
     submission = read_submission(file, kind)
     notes = _check_samples(submission, file, root, version, split)
+    tracks = None
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         path = file
         if len(submission) == 0:
@@ -128,7 +135,8 @@ def _evaluate(
         try:
             out = Path(scratch) / "out"
             if fast:
-                summary, details, draw = _fast_tracking(submission, root, version, split, out)
+                tracks = _load(submission, root, version, split)
+                summary, details, draw = _fast_tracking(tracks, submission.meta, out)
             else:
                 run = _detection_eval if kind == "detection" else _tracking_eval
                 summary, details, draw = run(path, root, version, split, out)
@@ -142,7 +150,7 @@ def _evaluate(
         if plots is not None:
             draw()
             shutil.copytree(Path(scratch) / "out" / "plots", plots, dirs_exist_ok=True)
-    return Evaluation(kind, split, summary, details, notes)
+    return Evaluation(kind, split, summary, details, notes, tracks, "fast" if fast else "official")
 
 
 def _detection_eval(path: Path, root: Path, version: str, split: str, out: Path) -> tuple[dict, dict, Any]:
@@ -167,26 +175,44 @@ def _tracking_eval(path: Path, root: Path, version: str, split: str, out: Path) 
     return metrics.serialize() | {"meta": dict(judge.meta)}, curves.serialize(), lambda: judge.render(curves)
 
 
-def _fast_tracking(
-    submission: Submission, root: Path, version: str, split: str, out: Path
-) -> tuple[dict, dict, Any]:
-    """As `_tracking_eval` by our own code; the curves are drawn by the official one."""
-    from tracking.fast_evaluation import fast_tracking_metrics
+def load_track_set(
+    result: Path | str, dataroot: Path | str, version: str = "v1.0-mini", split: str = "mini_val"
+) -> TrackSet:
+    """The boxes of a tracking submission and of the ground truth as they are scored.
+
+    Raises:
+        EvaluationError, FormatError: as `evaluate_tracking`.
+    """
+    submission = read_submission(result, "tracking")
+    _check_samples(submission, Path(result), Path(dataroot), version, split)
+    return _load(submission, Path(dataroot), version, split)
+
+
+def _load(submission: Submission, root: Path, version: str, split: str) -> TrackSet:
+    from tracking.fast_evaluation import official_config
+    from tracking.fast_tracks import load_tracks
 
     scenes = _split_scenes(root / version, split)
-    summary, details = fast_tracking_metrics(submission, root, version, scenes)
+    return load_tracks(submission, root / version, scenes, official_config()["class_range"])
+
+
+def _fast_tracking(tracks: TrackSet, meta: Mapping[str, bool], out: Path) -> tuple[dict, dict, Any]:
+    """As `_tracking_eval` by our own code; the curves are drawn by the official one."""
+    from tracking.fast_evaluation import fast_tracking_metrics, official_config
+
+    summary, details = fast_tracking_metrics(tracks, official_config())
 
     def draw() -> None:
         from nuscenes.eval.common.config import config_factory
         from nuscenes.eval.tracking.data_classes import TrackingMetricData, TrackingMetricDataList
         from nuscenes.eval.tracking.evaluate import TrackingEval
 
-        judge = TrackingEval.__new__(TrackingEval)  # its constructor would load and filter everything again
+        judge: Any = TrackingEval.__new__(TrackingEval)  # its constructor would load and filter everything again
         judge.cfg, judge.plot_dir, judge.verbose = config_factory("tracking_nips_2019"), str(out / "plots"), False
         (out / "plots").mkdir(parents=True)
         judge.render(TrackingMetricDataList.deserialize(details, TrackingMetricData))
 
-    return summary | {"meta": dict(submission.meta)}, details, draw
+    return summary | {"meta": dict(meta)}, details, draw
 
 
 def _check_samples(submission: Submission, file: Path, root: Path, version: str, split: str) -> tuple[str, ...]:

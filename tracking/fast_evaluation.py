@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +18,8 @@ from numpy.typing import NDArray
 
 from tracking.evaluation import EvaluationError, devkit_file
 from tracking.fast_matching import Matches, match
-from tracking.fast_tracks import FlatTracks, load_tracks
-from tracking.nuscenes_format import TRACKING_CLASSES, Submission
+from tracking.fast_tracks import FlatTracks, TrackSet
+from tracking.nuscenes_format import TRACKING_CLASSES
 
 Array = NDArray[np.float64]
 
@@ -50,24 +48,18 @@ _SUMMED = ("mt", "ml", "tp", "fp", "fn", "ids", "frag")
 _AVERAGED = {"amota": "motar", "amotp": "motp"}
 
 
-def fast_tracking_metrics(
-    submission: Submission, root: Path, version: str, scenes: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def fast_tracking_metrics(tracks: TrackSet, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Summary and curves as the official `TrackingEval` (tracking_nips_2019) serialises them.
 
     Args:
-        submission: tracking rows of at least every sample of the scenes; other samples are ignored.
-        root, version: the nuScenes-format data set.
-        scenes: names of the scenes of the split.
+        tracks: what `fast_tracks.load_tracks` gives.
+        config: what `official_config` gives.
 
     Raises:
-        EvaluationError: when a table is missing or broken, nothing is annotated in the scenes, or more
-            predictions than annotations match (a track id twice in a sample).
+        EvaluationError: when more predictions than annotations match (a track id twice in a sample).
     """
     begun = time.time()
-    config = official_config()
-    truth, found = load_tracks(submission, root / version, scenes, config["class_range"])
-    details = {name: _curves(truth, found, name, config) for name in TRACKING_CLASSES}
+    details = {name: _curves(tracks.truth, tracks.found, name, config) for name in TRACKING_CLASSES}
     values: dict[str, dict[str, float]] = {metric: {} for metric in _METRICS}
     for name, curves in details.items():
         for metric, value in _label_metrics(curves, config["metric_worst"]).items():

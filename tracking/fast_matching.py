@@ -158,7 +158,7 @@ def _match_frame(
     valid = near[i, j] & frame.active[t, j]
     t, i, j = t[valid], i[valid], j[valid]
     claim = np.full(free.shape, len(frame.objects))
-    np.minimum.at(claim, (t, j), i)
+    np.minimum.at(claim, (t, j), i)  # writing i to [t, j] in reverse order would do, had numpy an order there
     valid = claim[t, j] == i
     t, i, j = t[valid], i[valid], j[valid]
     chosen[t, i] = j

@@ -1,4 +1,4 @@
-"""Ground truth and predictions of the nuScenes tracking task as flat arrays, filtered and completed as officially.
+"""Ground truth and predicted tracks as flat arrays, filtered and completed as the official evaluation does it.
 
 Legend: `N` boxes, `F` key frames (scene after scene, each in the order of its samples).
 """
@@ -47,6 +47,7 @@ class FlatTracks:
         label: (N,) index into `TRACKING_CLASSES`.
         xy: (N, 2) planar centre in the map, metres.
         score: (N,) mean over the track for predictions, -1 for ground truth.
+        ids: what the tracks were called, by track number.
     """
 
     frame: NDArray[np.int64]
@@ -54,37 +55,53 @@ class FlatTracks:
     label: NDArray[np.int64]
     xy: NDArray[np.float64]
     score: NDArray[np.float64]
+    ids: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frame)
 
     def __getitem__(self, index: NDArray[Any]) -> FlatTracks:
-        return FlatTracks(
-            self.frame[index], self.track[index], self.label[index], self.xy[index], self.score[index]
-        )
+        frame, track, label = self.frame[index], self.track[index], self.label[index]
+        return FlatTracks(frame, track, label, self.xy[index], self.score[index], self.ids)
 
 
 @dataclass(frozen=True)
 class KeyFrames:
-    """Key frames of a split.
+    """Key frames of a split or of bags.
 
     Attributes:
-        number: sample token -> key frame number.
+        number: sample token (or stamp, where there are no samples) -> key frame number.
         stamp: (F,) microseconds.
         scene: (F,) scene number.
-        ego: (F, 3) ego position in the map at the LIDAR_TOP record, metres.
+        ego: (F, 3) ego position in the map, metres; in a data set at the LIDAR_TOP record.
+        scenes: names by scene number.
     """
 
     number: Mapping[str, int]
     stamp: NDArray[np.int64]
     scene: NDArray[np.int64]
     ego: NDArray[np.float64]
+    scenes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrackSet:
+    """Everything that is scored: annotated and predicted boxes on common key frames."""
+
+    truth: FlatTracks
+    found: FlatTracks
+    frames: KeyFrames
+
+
+Box = tuple[int, Any, int, Sequence[float], int, float]
+"""Key frame, tracking id, class, centre in the map, points in it (-1 = not counted), score."""
+_Racks = dict[int, list[dict[str, Any]]]
 
 
 def load_tracks(
     submission: Submission, folder: Path, scenes: Sequence[str], ranges: Mapping[str, float]
-) -> tuple[FlatTracks, FlatTracks]:
-    """Ground truth and predicted tracks of the scenes.
+) -> TrackSet:
+    """Ground truth and predicted tracks of the scenes of a data set.
 
     Left out are boxes at or beyond the range of their class, annotations without a lidar or radar point, cycles
     whose centre lies in a bicycle rack. Gaps are filled by interpolation, predicted scores are track means.
@@ -117,7 +134,22 @@ def load_tracks(
     ]
     truth = _flatten(annotations, frames, racks, ranges)
     found = _with_mean_scores(_flatten(predictions, frames, racks, ranges))
-    return _filled(truth, frames.stamp), _filled(found, frames.stamp)
+    return TrackSet(_filled(truth, frames.stamp), _filled(found, frames.stamp), frames)
+
+
+def tracks_of_boxes(
+    truth: list[Box], found: list[Box], frames: KeyFrames, ranges: Mapping[str, float]
+) -> TrackSet:
+    """Ground truth and predicted tracks from elsewhere, a recording for one.
+
+    The ranges and the mean scores are as in `load_tracks`; gaps stay, for nobody compares with official numbers.
+
+    Args:
+        truth, found: boxes by frame, in the order of the frames.
+    """
+    return TrackSet(
+        _flatten(truth, frames, {}, ranges), _with_mean_scores(_flatten(found, frames, {}, ranges)), frames
+    )
 
 
 def _key_frames(folder: Path, names: set[str]) -> KeyFrames:
@@ -152,19 +184,14 @@ def _key_frames(folder: Path, names: set[str]) -> KeyFrames:
         row["token"]: row["translation"] for row in read_table(folder / "ego_pose.json") if row["token"] in wanted
     }
     ego = np.array([place[poses[token]] for token in number], dtype=np.float64).reshape(-1, 3)
-    return KeyFrames(number, stamps, np.array(of_scene, dtype=np.int64), ego)
+    return KeyFrames(number, stamps, np.array(of_scene, dtype=np.int64), ego, tuple(s["name"] for s in scenes))
 
 
-_Box = tuple[int, Any, int, list[float], int, float]
-"""Key frame, tracking id, class, centre, points in it (-1 = not counted), score."""
-_Racks = dict[int, list[dict[str, Any]]]
-
-
-def _annotations(folder: Path, frames: KeyFrames) -> tuple[list[_Box], _Racks]:
+def _annotations(folder: Path, frames: KeyFrames) -> tuple[list[Box], _Racks]:
     """Annotated boxes of the tracking classes by frame, and the bicycle racks of each frame."""
     names = {row["token"]: row["name"] for row in read_table(folder / "category.json")}
     category = {row["token"]: names[row["category_token"]] for row in read_table(folder / "instance.json")}
-    boxes: list[_Box] = []
+    boxes: list[Box] = []
     racks: _Racks = {}
     for row in read_table(folder / "sample_annotation.json"):
         frame = frames.number.get(row["sample_token"])
@@ -181,7 +208,7 @@ def _annotations(folder: Path, frames: KeyFrames) -> tuple[list[_Box], _Racks]:
     return boxes, racks
 
 
-def _flatten(boxes: list[_Box], frames: KeyFrames, racks: _Racks, ranges: Mapping[str, float]) -> FlatTracks:
+def _flatten(boxes: list[Box], frames: KeyFrames, racks: _Racks, ranges: Mapping[str, float]) -> FlatTracks:
     """The boxes that are scored, as arrays; tracks are numbered by first appearance among these."""
     if not boxes:
         none = np.zeros(0, dtype=np.int64)
@@ -198,9 +225,9 @@ def _flatten(boxes: list[_Box], frames: KeyFrames, racks: _Racks, ranges: Mappin
     numbers: dict[tuple[int, Any], int] = {}
     scene = frames.scene[frame].tolist()
     track = [numbers.setdefault((scene[i], columns[1][i]), len(numbers)) for i in index.tolist()]
-    return FlatTracks(
-        frame[index], np.array(track, dtype=np.int64), label[index], center[index, :2].copy(), score[index]
-    )
+    ids = tuple(str(name) for _, name in numbers)
+    track = np.array(track, dtype=np.int64)
+    return FlatTracks(frame[index], track, label[index], center[index, :2].copy(), score[index], ids)
 
 
 def _inside(box: Mapping[str, Any], point: NDArray[np.float64]) -> bool:
@@ -222,7 +249,7 @@ def _with_mean_scores(boxes: FlatTracks) -> FlatTracks:
     for track, count in enumerate(counts.tolist()):
         means[track] = np.add.reduce(sorted_scores[start : start + count]) / count
         start += count
-    return FlatTracks(boxes.frame, boxes.track, boxes.label, boxes.xy, means[boxes.track])
+    return FlatTracks(boxes.frame, boxes.track, boxes.label, boxes.xy, means[boxes.track], boxes.ids)
 
 
 def _filled(boxes: FlatTracks, stamp: NDArray[np.int64]) -> FlatTracks:
@@ -249,5 +276,6 @@ def _filled(boxes: FlatTracks, stamp: NDArray[np.int64]) -> FlatTracks:
         np.concatenate([boxes.label, boxes.label[right]]),
         np.concatenate([boxes.xy, xy]),
         np.concatenate([boxes.score, score]),
+        boxes.ids,
     )
     return everything[np.argsort(everything.frame, kind="stable")]
