@@ -15,7 +15,7 @@ import pytest
 from streampetr.processes import ProcessError, Processes, describe_status, stop_on_signals
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); {more}print('up'); time.sleep(60)"
-KIND = "import time\nprint('up')\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('bye')"
+KIND = "import time\ntry:\n    print('up')\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('bye')"
 
 
 def python(code: str) -> list[str]:
