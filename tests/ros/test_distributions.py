@@ -28,7 +28,7 @@ from streampetr.subscriptions import Subscriptions
 with ros_session("listener") as session:
     heard = []
     inputs = Subscriptions(session.node)
-    inputs.add(Header, "told", heard.append, qos(reliable=True))
+    inputs.add(Header, "told", qos(reliable=True), heard.append)
     session.node.create_publisher(Header, "told", qos(reliable=False))
     assert session.spin_until(lambda: "/told" in inputs.mismatched, 10.0)
     publisher = session.node.create_publisher(Header, "told", qos(reliable=True))

@@ -22,6 +22,7 @@ from streampetr_core.ego_motion import EgoMotionBuffer
 from streampetr_core.frame import Frame
 from streampetr_core.geometry import quaternion_from_yaw, transform
 from streampetr_core.preprocessing import decode_jpeg
+from streampetr_core.synchronizer import CameraSet, Rewind
 
 MS = 1_000_000
 START = 1_600_000_000_000 * MS
@@ -88,13 +89,23 @@ class Chain:
 
     def shoot(self, name: str, stamp: int, data: bytes) -> None:
         self.now += MS
-        self.perception.image(name, stamp, lambda: decode_jpeg(data), self.now)
+        shot = self.perception.shot(name, stamp, lambda: decode_jpeg(data), self.now)
+        if shot is not None:
+            self.take(self.perception.synchronizer.add(name, stamp, shot, self.now))
+
+    def take(self, events: list[CameraSet | Rewind]) -> None:
+        for event in events:
+            self.perception.take(event, self.now)
+
+    def poll(self) -> None:
+        self.take(self.perception.synchronizer.poll(self.now))
+        self.perception.poll(self.now)
 
     def wait_for(self, results: int, seconds: float = 20.0) -> None:
         deadline = time.monotonic() + seconds
         while len(self.results) < results and time.monotonic() < deadline:
             time.sleep(0.005)
-            self.perception.poll(self.now)
+            self.poll()
         assert len(self.results) >= results, (self.perception.counts, self.perception.problems(self.now))
 
 
@@ -107,7 +118,7 @@ def chain(detector: WatchedDetector) -> Iterator[Chain]:
 
 
 def sample(chain: Chain, stamp: int, stamps: dict[str, int], scene: str = "s") -> None:
-    chain.perception.reference(stamp, Sample(scene), stamps, chain.now)
+    chain.take(chain.perception.synchronizer.add_reference(stamp, Sample(scene), chain.now, stamps))
 
 
 def cycle(k: int) -> tuple[int, dict[str, int], dict[str, bytes]]:
@@ -179,13 +190,13 @@ def test_a_set_waits_for_its_pose_but_not_for_ever(chain: Chain) -> None:
             chain.shoot(name, stamps[name], data[name])
         sample(chain, reference, stamps)
         time.sleep(0.05)
-        chain.perception.poll(chain.now)
+        chain.poll()
         assert len(chain.results) == k
         if k == 0:
             chain.move(*stamps.values(), reference)
             chain.wait_for(1)
     chain.now += 6_000 * MS
-    chain.perception.poll(chain.now)
+    chain.poll()
     assert chain.perception.counts.no_pose == 1
     (problem,) = chain.perception.problems(chain.now)["ego motion"]
     assert "after the last pose" in problem
@@ -197,7 +208,7 @@ def test_images_before_their_calibration_are_kept_for_it(chain: Chain) -> None:
     for name in data:
         chain.shoot(name, stamps[name], data[name])
     sample(chain, reference, stamps)
-    chain.perception.poll(chain.now)
+    chain.poll()
     chain.mount()
     chain.calibrate("CAM_FRONT")
     time.sleep(0.05)
@@ -217,7 +228,7 @@ def test_a_camera_without_calibration_is_named_and_left_out(chain: Chain) -> Non
             chain.shoot(name, stamps[name], data[name])
         sample(chain, reference, stamps)
         chain.now += 4_000 * MS
-        chain.perception.poll(chain.now)
+        chain.poll()
         chain.wait_for(k + 1)
     assert chain.results[1].missing == ("CAM_BACK",)
     problems = chain.perception.problems(chain.now)

@@ -1,6 +1,7 @@
 """The perception chain of the node without ROS: images, calibrations, motion in; results out of a worker thread.
 
-Everything but the network runs in the caller's thread; the caller says what time it is (monotonic nanoseconds).
+Everything but the network runs in the caller's thread; the caller says what time it is (monotonic nanoseconds) and
+carries shots to the synchroniser and its sets back (in the node, `camera_sets.CameraSetFilter`).
 
     image -> Shot (decoded in a pool) -> CameraSynchronizer -> set waits for poses and calibration -> worker:
     assemble_frame -> Detector.step -> on_result
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -156,8 +157,8 @@ class Perception:
 
     # What comes in
 
-    def image(self, camera: str, stamp_ns: int, decode: Callable[[], Pixels], now_ns: int) -> None:
-        """An image has arrived; `decode` gives its pixels, in another thread."""
+    def shot(self, camera: str, stamp_ns: int, decode: Callable[[], Pixels], now_ns: int) -> Shot | None:
+        """An image has arrived; `decode` gives its pixels, in another thread. None where it cannot be used."""
         state = self.cameras[camera]
         state.seen(now_ns)
         if stamp_ns <= 0:
@@ -165,24 +166,31 @@ class Perception:
             state.image_problem = (
                 f"camera '{camera}': stamp is {stamp_ns} on {state.image_topic}; set header.stamp"
             )
-            return
+            return None
         shot = Shot(stamp_ns, now_ns, decode)
         if not self._worker.busy:  # a busy worker will want a newer one: do not spend the CPU before that is known
             self._start(camera, shot)
-        self._take(self.synchronizer.add(camera, stamp_ns, shot, now_ns), now_ns)
+        return shot
 
-    def reference(self, stamp_ns: int, sample: Sample, image_stamps_ns: Mapping[str, int], now_ns: int) -> None:
-        """The reference stream has named an instant, and the images that belong to it."""
-        stamps = {name.upper(): stamp for name, stamp in image_stamps_ns.items()}
-        named = {camera: stamps.get(camera.upper(), -1) for camera in self.cameras} if stamps else None
-        self._take(self.synchronizer.add_reference(stamp_ns, sample, now_ns, named), now_ns)
+    def take(self, event: CameraSet | Rewind, now_ns: int) -> None:
+        """The synchroniser has put out a set (payloads: `Shot`s, reference: `Sample`), or seen time go back."""
+        if isinstance(event, Rewind):
+            self._held.clear()
+            self._worker.drop_waiting()
+            self.motion.forget_after(event.to_ns + 2 * REWIND_NS)
+            self._reset = (f"time went back by {(event.from_ns - event.to_ns) / 1e9:.3f} s", "time_back")
+        else:
+            self._held.append(_Held(event, now_ns))
+            if len(self._held) > HELD_SETS:
+                self._submit(self._held.popleft().images)
+        self._release(now_ns)
 
     def info(self, camera: str, info: Any, now_ns: int) -> None:
         """A CameraInfo has arrived."""
         state = self.cameras[camera]
         if state.is_new(info) and state.calibrate(info, self.tf.mountings, self.settings.base_frame):
             self._rig = None
-        self.poll(now_ns)
+        self._release(now_ns)
 
     def transforms(self, transforms: list[tuple[str, str, int, NDArray[np.float64]]], fixed: bool) -> None:
         """Transforms of /tf, or with `fixed` of /tf_static: parent, child, stamp, parent_from_child."""
@@ -209,7 +217,7 @@ class Perception:
         """
         if self._worker.failure is not None:
             raise self._worker.failure
-        self._take(self.synchronizer.poll(now_ns), now_ns)
+        self._release(now_ns)
 
     def reset(self, reason: str) -> None:
         """Forget the past before the next set."""
@@ -242,19 +250,6 @@ class Perception:
         state = self.cameras[camera]
         if state.usable and state.model is not None:
             shot.start(self._pool, self.detector.prepare, state.model)
-
-    def _take(self, events: list[CameraSet | Rewind], now: int) -> None:
-        for event in events:
-            if isinstance(event, Rewind):
-                self._held.clear()
-                self._worker.drop_waiting()
-                self.motion.forget_after(event.to_ns + 2 * REWIND_NS)
-                self._reset = (f"time went back by {(event.from_ns - event.to_ns) / 1e9:.3f} s", "time_back")
-            else:
-                self._held.append(_Held(event, now))
-                if len(self._held) > HELD_SETS:
-                    self._submit(self._held.popleft().images)
-        self._release(now)
 
     def _release(self, now: int) -> None:
         """Hand on the sets that have what they need or waited long enough; a ready one takes older ones along."""

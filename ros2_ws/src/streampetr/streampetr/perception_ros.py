@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,8 @@ from visualization_msgs.msg import MarkerArray
 
 from bag_tools import messages
 from bag_tools.markers import boxes_to_markers
+from streampetr.camera_input import Pixels, Shot
+from streampetr.camera_sets import CameraSetFilter
 from streampetr.display import boxes_to_detections
 from streampetr.health import ERROR, OK, WARN, Latencies, ProblemLog, joined, status
 from streampetr.parameters import PerceptionParameters, declare
@@ -31,6 +32,7 @@ from streampetr_core.detector import Continuity, Detector
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.preprocessing import decode_jpeg
 from streampetr_core.raw_images import image_from_raw
+from streampetr_core.synchronizer import REFERENCE
 
 POLL_SECONDS = 0.02
 NEW = messages.new_ros_message
@@ -75,7 +77,8 @@ class PerceptionNode(Node):
             camera.rectified = "rect" in camera.image_topic
         self._announce(detector)
         self._inputs = Subscriptions(self)
-        self._subscribe()
+        self._sets = self._subscribe()
+        self._sets.registerCallback(self.perception.take)
         self.create_service(Trigger, "~/reset", self._reset)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # neither waits nor diagnostics depend on simulated time
         self.create_timer(POLL_SECONDS, self._poll, clock=steady)
@@ -95,48 +98,37 @@ class PerceptionNode(Node):
 
     # Inputs
 
-    def _subscribe(self) -> None:
-        """Calibrations and motion first: the executor asks in this order."""
+    def _subscribe(self) -> CameraSetFilter:
+        """Calibrations and motion first: the executor asks in this order. Images meet in the filter."""
         settings, inputs = self._settings, self._inputs
         reliable = settings.image_reliability == "reliable"
         infos = qos(reliable=reliable, depth=10)
         images = qos(reliable=reliable, depth=max(settings.image_queue, 10) if reliable else settings.image_queue)
-        inputs.add(TFMessage, "/tf_static", partial(self._tf, True), qos(reliable=True, latched=True, depth=100))
-        inputs.add(TFMessage, "/tf", partial(self._tf, False), qos(reliable=True, depth=100))
+        inputs.add(TFMessage, "/tf_static", qos(reliable=True, latched=True, depth=100), partial(self._tf, True))
+        inputs.add(TFMessage, "/tf", qos(reliable=True, depth=100), partial(self._tf, False))
         if settings.ego_motion == "odometry":
-            inputs.add(Odometry, settings.odometry_topic, self._odometry, qos(reliable=False, depth=50))
+            inputs.add(Odometry, settings.odometry_topic, qos(reliable=False, depth=50), self._odometry)
         for name, camera in self.perception.cameras.items():
-            inputs.add(CameraInfo, camera.info_topic, partial(self._info, name), infos)
+            inputs.add(CameraInfo, camera.info_topic, infos, partial(self._info, name))
+        reference = None
         if settings.reference_topic:
-            inputs.add(SampleInfo, settings.reference_topic, self._sample, qos(reliable=True, depth=50))
-        compressed = settings.transport == "compressed"
-        for name, camera in self.perception.cameras.items():
-            kind, take = (CompressedImage, self._compressed) if compressed else (Image, self._raw)
-            inputs.add(kind, camera.image_topic, partial(take, name), images)
+            reference = inputs.add(SampleInfo, settings.reference_topic, qos(reliable=True, depth=50))
+        kind = CompressedImage if settings.transport == "compressed" else Image
+        sources = {
+            name: inputs.add(kind, camera.image_topic, images) for name, camera in self.perception.cameras.items()
+        }
+        return CameraSetFilter(self.perception.synchronizer, sources, reference, self._payload)
 
-    def _compressed(self, camera: str, message: CompressedImage) -> None:
-        data = message.data
-        self._image(camera, message, lambda: decode_jpeg(memoryview(data)))
-
-    def _raw(self, camera: str, message: Image) -> None:
-        def decode() -> Any:
-            big_endian = bool(message.is_bigendian)
-            return image_from_raw(
-                message.encoding, message.height, message.width, message.step, message.data, big_endian
-            )
-
-        self._image(camera, message, decode)
-
-    def _image(self, camera: str, message: Any, decode: Callable[[], Any]) -> None:
-        self.perception.image(camera, messages.stamp_to_ns(message.header.stamp), decode, time.monotonic_ns())
+    def _payload(self, source: str, message: Any, now: int) -> Sample | Shot | None:
+        """What the perception wants of a SampleInfo or an image."""
+        if source == REFERENCE:
+            return Sample(message.scene, message.sample_token, message.is_key_frame)
+        stamp = messages.stamp_to_ns(message.header.stamp)
+        decode = _decode_compressed if self._settings.transport == "compressed" else _decode_raw
+        return self.perception.shot(source, stamp, partial(decode, message), now)
 
     def _info(self, camera: str, message: CameraInfo) -> None:
         self.perception.info(camera, message, time.monotonic_ns())
-
-    def _sample(self, message: SampleInfo) -> None:
-        sample = Sample(message.scene, message.sample_token, message.is_key_frame)
-        stamps = {name: int(s) for name, s in zip(message.camera_names, message.image_stamps_ns, strict=False)}
-        self.perception.reference(messages.stamp_to_ns(message.header.stamp), sample, stamps, time.monotonic_ns())
 
     def _tf(self, fixed: bool, message: TFMessage) -> None:
         found = []
@@ -163,6 +155,7 @@ class PerceptionNode(Node):
         self._bad_message = sentence
 
     def _poll(self) -> None:
+        self._sets.poll()
         self.perception.poll(time.monotonic_ns())
 
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -269,3 +262,12 @@ class PerceptionNode(Node):
         values |= {f"memory reset: {kind}": count for kind, count in detector.reset_counts.items()}
         failure = counts.last_failure
         return status("perception_node: detector", WARN if failure else OK, failure or "OK", values)
+
+
+def _decode_compressed(message: CompressedImage) -> Pixels:
+    return decode_jpeg(memoryview(message.data))
+
+
+def _decode_raw(message: Image) -> Pixels:
+    big_endian = bool(message.is_bigendian)
+    return image_from_raw(message.encoding, message.height, message.width, message.step, message.data, big_endian)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from message_filters import Subscriber
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -33,13 +34,14 @@ class Subscriptions:
         self._began = time.monotonic_ns()
         self._latest: dict[str, int | None] = {}
 
-    def add(self, kind: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> None:
-        """Subscribe to `topic`; sentences call it by its resolved name."""
+    def add(
+        self, kind: type, topic: str, profile: QoSProfile, callback: Callable[[Any], None] | None = None
+    ) -> Subscriber:
+        """Subscribe to `topic`; sentences call it by its resolved name. Filters may be fed by what is returned."""
         topic = self._node.resolve_topic_name(topic)
 
-        def take(message: Any) -> None:
+        def note(message: Any) -> None:
             self._latest[topic] = time.monotonic_ns()
-            callback(message)
 
         def incompatible(event: Any) -> None:
             policy = QoSPolicyKind(event.last_policy_kind).name.lower()
@@ -50,14 +52,18 @@ class Subscriptions:
             self._node.get_logger().warning(self.mismatched[topic])
 
         self._latest[topic] = None
-        self._node.create_subscription(
+        subscriber = Subscriber(
+            self._node,
             kind,
             topic,
-            take,
-            profile,
+            qos_profile=profile,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
+        subscriber.registerCallback(note)
+        if callback is not None:
+            subscriber.registerCallback(callback)
+        return subscriber
 
     def silent(self, now_ns: int) -> dict[str, str]:
         """topic -> sentence, of those on which nothing has come for a while."""
