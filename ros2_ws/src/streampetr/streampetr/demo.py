@@ -242,7 +242,7 @@ def _print(report: Report, out: Path) -> None:
     from rich.table import Table
 
     detection, tracking = report.detection, report.tracking
-    table = Table(title="official nuScenes metrics of what the nodes published", show_header=False)
+    table = Table(title="official nuScenes metrics", show_header=False)
     rows = [
         ("key frames", f"{report.counts.get('key frames', 0)}"),
         ("  without images", f"{report.counts.get('key frames without images', 0)}"),
