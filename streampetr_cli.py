@@ -15,7 +15,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "convert": ("bag_tools.commands:convert", "turn a nuScenes-format root into ROS 2 bags (MCAP)"),
     "detect": ("bag_tools.commands:detect", "boxes from a bag or a nuScenes-format root"),
     "track": ("bag_tools.commands:track", "tracks from detections"),
-    "evaluate": ("tracking.commands:evaluate", "official nuScenes detection and tracking metrics"),
+    "evaluate": ("bag_tools.commands:evaluate", "official nuScenes metrics, and all else worth knowing of tracks"),
     "up": ("streampetr.commands:up", "start the perception and tracker nodes"),
     "replay": ("streampetr.commands:replay", "publish a bag to the nodes"),
     "record": ("streampetr.commands:record", "write the nodes' outputs to a bag"),

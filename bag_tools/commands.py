@@ -175,6 +175,14 @@ def track(argv: list[str]) -> int:
     return 0
 
 
+def evaluate(argv: list[str]) -> int:
+    """`streampetr evaluate`: scores of submissions, and of tracks in bags."""
+    from bag_tools.bag_tracks import bag_tracks
+    from tracking import commands
+
+    return commands.evaluate(argv, bag_tracks)
+
+
 def _report(counts: Counter[str], path: Path, filled: int = 0, boxes: str = "boxes") -> None:
     """What a detection or tracking run did, in a few lines."""
     without = counts["key frames without images"]

@@ -28,7 +28,7 @@ class Event:
         x, y: the object's centre in the map, metres.
         range_m: its planar distance to the ego.
         object: its annotated id.
-        old_track, new_track: ids before and after; the same where an object was lost and found again.
+        old_track, new_track: ids before and after; often the same where an object was lost and found again.
         unseen_s: seconds between the last box under the old id and the next.
     """
 
@@ -46,10 +46,15 @@ class Event:
     new_track: str
     unseen_s: float
 
+    @property
+    def tracks(self) -> str:
+        """The id, or both where it changed."""
+        return self.old_track if self.old_track == self.new_track else f"{self.old_track} → {self.new_track}"
+
     def __str__(self) -> str:
-        what = f"track {self.old_track} -> {self.new_track}"
-        if self.kind == "fragmentation":
-            what = f"track {self.old_track} lost for {self.unseen_s:.1f} s"
+        what = f"track {self.tracks}" + (
+            f" lost for {self.unseen_s:.1f} s" if self.kind == "fragmentation" else ""
+        )
         place = f"{self.range_m:.0f} m away at ({self.x:.1f}, {self.y:.1f})"
         return f"{self.scene} +{self.time_s:.1f} s: {self.class_name} {self.object[:8]} {what}, {place}"
 

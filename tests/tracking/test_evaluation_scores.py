@@ -88,7 +88,7 @@ def test_events_say_when_where_and_who() -> None:
     assert (switched.kind, switched.scene, switched.sample) == ("switch", "drive", "sample7")
     assert (switched.object, switched.old_track, switched.new_track) == ("a", "t", "u")
     assert (switched.x, switched.y, switched.range_m) == (0, 5, 5)
-    assert "drive +3.5 s: car a track t -> u, 5 m away" in str(switched)
+    assert "drive +3.5 s: car a track t → u, 5 m away" in str(switched)
     assert worst_first(result.events, 1) == [switched]
 
 
