@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from streampetr.processes import Child, Processes
 
 pytestmark = pytest.mark.ros
@@ -221,6 +223,21 @@ def test_a_wrong_setting_is_one_line_and_status_two(node: Start, parameters: dic
     assert len(lines) == 1, child.tail()
     assert says in lines[0]
     assert "Traceback" not in child.tail()
+
+
+def test_a_wrong_checkpoint_is_one_line_and_status_two(node: Start, tmp_path: Path) -> None:
+    other, noise = tmp_path / "other.safetensors", tmp_path / "noise.pth"
+    save_file({"backbone.stem.weight": torch.zeros(2)}, other)
+    noise.write_bytes(b"no checkpoint" * 100)
+    children = {path: node("perception_node", model="tiny", weights=str(path)) for path in (other, noise)}
+    for path, child in children.items():
+        assert child.wait(60.0) == 2, child.tail()
+        (line,) = [line for line in child.lines if line.startswith("perception_node: ")]
+        assert str(path) in line
+        assert "Traceback" not in child.tail()
+    tail = children[other].tail()
+    assert "1 keys unexpected, first backbone.stem.weight" in tail
+    assert "keys missing, first " in tail
 
 
 def test_interrupted_while_starting(node: Start) -> None:

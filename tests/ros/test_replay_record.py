@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from streampetr.processes import Child
+from streampetr.processes import Child, Processes
 
 from bag_tools.bag_file import BagFile
 from bag_tools.messages import stamp_to_ns
@@ -173,6 +174,44 @@ def test_wrong_paths_are_one_line(verb: str, command: Command, tmp_path: Path) -
     assert ended(child) == 2
     assert len(child.lines) == 1
     assert expected in child.lines[0]
+
+
+@pytest.mark.parametrize(("folder", "says"), [("/proc", "/proc"), ("a_file", "a_file")])
+def test_a_recording_that_cannot_be_written_is_one_line(
+    folder: str, says: str, command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "a_file").write_text("no folder")
+    child = command("record", tmp_path / folder / "out")
+    assert ended(child) == 2
+    assert len(child.lines) == 1
+    assert says in child.lines[0]
+
+
+def test_a_disk_that_fills_up_ends_the_recording_with_one_line(
+    processes: Processes, ros_env: dict[str, str], tmp_path: Path
+) -> None:
+    """Files of this process may grow to 64 kB, then writing fails as on a full disk."""
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536));"
+        f"sys.argv = ['streampetr', 'record', {str(tmp_path / 'out')!r}, '--topics', '/noise'];"
+        "from streampetr_cli import main; sys.exit(main())"
+    )
+    recorder = processes.start("record", [sys.executable, "-c", code], ros_env)
+    assert recorder.wait_for_line("recording", 60.0), recorder.tail()
+    talk = (
+        "import rclpy, time; from std_msgs.msg import String; rclpy.init(); n = rclpy.create_node('noise')\n"
+        "p = n.create_publisher(String, '/noise', 10)\n"
+        "for _ in range(400): p.publish(String(data='x' * 1000)); time.sleep(0.05)\n"
+    )
+    processes.start("noise", [sys.executable, "-c", talk], ros_env)
+    assert ended(recorder) == 2, recorder.tail()
+    assert "cannot write the recording: File too large; what came before is in" in recorder.tail()
+    assert "Traceback" not in recorder.tail(100)
+    assert not (tmp_path / "out").exists()
+    (rest,) = tmp_path.glob("out.incomplete-*")
+    with BagFile(next(rest.glob("*.mcap"))) as bag:
+        assert len(list(bag.messages(["/noise"]))) >= 1
 
 
 def test_what_is_no_bag_is_one_line(command: Command, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -62,17 +63,25 @@ def run(arguments: RecordArguments) -> int:
 
     Raises:
         OutputError: when the output exists or cannot be written.
-        RecordError: when the disk is full or the recording fails otherwise; what came before is kept.
+        RecordError: when the disk is full or the recording fails otherwise; what came before is kept beside it.
     """
     with stop_on_signals() as stop, atomic_output(arguments.out) as folder:
-        folder.mkdir()
         inner = folder / arguments.out.name  # the writer names the storage after its folder
         with ros_session("streampetr_record") as session:
-            recorder = _Recorder(inner, arguments.topics or tuple(RECORDED_TOPICS), session)
+            try:
+                folder.mkdir()
+                recorder = _Recorder(inner, arguments.topics or tuple(RECORDED_TOPICS), session)
+            except OSError as error:
+                raise RecordError(f"cannot write {arguments.out}: {error.strerror}") from error
             try:
                 recorder.run(stop, arguments.duration, arguments.until_idle)
-            finally:
                 recorder.close()
+            except OSError as error:
+                rest = arguments.out.with_name(f"{arguments.out.name}.incomplete-{os.getpid()}")
+                inner.rename(rest)
+                raise RecordError(
+                    f"cannot write the recording: {error.strerror}; what came before is in {rest}"
+                ) from error
         for path in inner.iterdir():
             path.rename(folder / path.name)
         inner.rmdir()
@@ -103,7 +112,11 @@ class _Recorder:
                 self._subscribe(topic, RECORDED_TOPICS[topic], reliable=True, latched=topic in LATCHED_TOPICS)
 
     def run(self, stop: threading.Event, duration: float, until_idle: float) -> None:
-        """Take messages until `stop`, for `duration` seconds, or until none came for `until_idle` seconds."""
+        """Take messages until `stop`, for `duration` seconds, or until none came for `until_idle` seconds.
+
+        Raises:
+            OSError: when a message cannot be written.
+        """
         began = flushed = time.monotonic()
         discovered = 0.0
         print(f"{READY_LINE} {len(self.topics)} topics; Ctrl-C ends it", flush=True)
@@ -111,7 +124,7 @@ class _Recorder:
             self._session.spin(0.05)
             now = time.monotonic()
             if self._failure is not None:
-                raise RecordError(f"cannot write the recording: {self._failure}; what came before is kept")
+                raise self._failure
             if now - discovered > DISCOVERY_SECONDS:
                 self._discover()
                 discovered = now
