@@ -107,6 +107,13 @@ def test_description_needs_nothing_but_the_standard_library() -> None:
     assert int(done.stdout) == len(fields(GraphOptions))
 
 
+def test_the_documentation_lists_every_output_with_its_type() -> None:
+    text = (ROOT / "docs" / "ros.md").read_text()
+    for topic, kind in graph.OUTPUT_TOPICS.items():
+        reliability = "reliable, transient local" if topic in graph.LATCHED_TOPICS else "reliable, 5"
+        assert f"| `{topic}` | `{kind.replace('/msg/', '/')}` | {reliability}" in text
+
+
 @pytest.mark.parametrize("name", ["perception.launch.py", "replay.launch.py"])
 def test_launch_files_hold_no_logic_of_their_own(name: str) -> None:
     """Names of nodes, parameters and topics stand in graph.py only."""

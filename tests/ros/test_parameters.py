@@ -10,6 +10,7 @@ from streampetr import parameters
 from streampetr.parameters import ParameterError, PerceptionParameters, TrackerParameters
 
 CONFIG = Path(parameters.__file__).parents[1] / "config" / "perception.yaml"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "ros.md"
 NODES = {"perception_node": PerceptionParameters, "tracker_node": TrackerParameters}
 
 
@@ -19,6 +20,12 @@ def test_the_parameter_file_is_what_the_code_declares() -> None:
     loaded = yaml.safe_load(CONFIG.read_text())
     for node, kind in NODES.items():
         assert parameters.from_values(kind, loaded[node]["ros__parameters"]) == kind()
+
+
+@pytest.mark.parametrize("kind", NODES.values())
+def test_the_documentation_lists_what_the_code_declares(kind: type) -> None:
+    """Put parameters.parameter_table into docs/ros.md when this fails."""
+    assert parameters.parameter_table(kind) in DOCUMENTATION.read_text()
 
 
 @pytest.mark.parametrize(

@@ -165,16 +165,26 @@ def parameter_file(nodes: Mapping[str, type]) -> str:
     for node, kind in nodes.items():
         lines += [f"{node}:", "  ros__parameters:"]
         for field in dataclasses.fields(kind):
-            meta = field.metadata
-            lines.append(f"    # {meta['description']}")
-            limits = (
-                f"{meta['low']:g} to {meta['high']:g}" if meta["low"] is not None else ", ".join(meta["choices"])
-            )
-            if limits:
+            lines.append(f"    # {field.metadata['description']}")
+            if limits := _limits(field):
                 lines.append(f"    # Allowed: {limits}.")
             default = list(field.default) if isinstance(field.default, tuple) else field.default
             lines.append(f"    {field.name}: {json.dumps(default)}")  # JSON is YAML
     return "\n".join(lines) + "\n"
+
+
+def parameter_table(kind: type) -> str:
+    """Markdown: every parameter of `kind` with default, range or choices, and meaning."""
+    lines = ["| parameter | default | allowed | meaning |", "| --- | --- | --- | --- |"]
+    for field in dataclasses.fields(kind):
+        row = (f"`{field.name}`", f"`{json.dumps(field.default)}`", _limits(field), field.metadata["description"])
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _limits(field: dataclasses.Field) -> str:
+    low, high = field.metadata["low"], field.metadata["high"]
+    return ", ".join(field.metadata["choices"]) if low is None else f"{low:g} to {high:g}"
 
 
 def declare(node: Any, kind: type[P]) -> P:
