@@ -46,15 +46,16 @@ def within_reach(
     points = np.column_stack([place, group * _APART])
     # the tree takes one radius at a time: rows of like reach go together
     level = np.ceil(np.log2(np.maximum(reach, 4.0))).astype(np.int64)
-    found: list[Indices] = [np.zeros((0, 2), dtype=np.int64)]
+    none = np.zeros(0, dtype=np.int64)
+    found: list[tuple[Indices, Indices]] = [(none, none)]
     for step in np.unique(level):
         rows = np.flatnonzero(level == step)
         pairs = KDTree(points[rows]).sparse_distance_matrix(tree, 2.0**step, output_type="ndarray")
-        near = pairs["v"] <= reach[rows[pairs["i"]]]
-        found.append(np.column_stack([rows[pairs["i"]], pairs["j"]])[near])
-    all_pairs = np.concatenate(found)
-    all_pairs = all_pairs[np.lexsort((all_pairs[:, 1], all_pairs[:, 0]))]
-    return all_pairs[:, 0], all_pairs[:, 1]
+        near = pairs["v"] <= reach[rows][pairs["i"]]
+        found.append((rows[pairs["i"][near]], pairs["j"][near]))
+    row, column = (np.concatenate(part) for part in zip(*found, strict=True))
+    order = np.argsort(row * len(other) + column)
+    return row[order], column[order]
 
 
 def assign(row: Indices, column: Indices, gain: Array) -> Indices:
@@ -77,10 +78,15 @@ def assign(row: Indices, column: Indices, gain: Array) -> Indices:
     if rows * columns <= _DENSE:
         return np.sort(np.concatenate([sure, _best(pairs, r, rows, c, columns, gain)]))
     graph = coo_array((np.ones(len(pairs)), (r, rows + c)), shape=(rows + columns,) * 2)
-    part = connected_components(graph, directed=False)[1][r]
-    order = np.argsort(part, kind="stable")
-    taken = [sure]
-    for block in np.split(order, np.flatnonzero(np.diff(part[order])) + 1):
+    count, part = connected_components(graph, directed=False)
+    ends = np.stack([np.bincount(part[:rows], minlength=count), np.bincount(part[rows:], minlength=count)])
+    part, star = part[r], (ends == 1).any(0)
+    # in a part with one row or one column the best pair wins
+    order = np.lexsort((-gain[pairs], part))
+    first = order[np.diff(part[order], prepend=-1) > 0]
+    taken = [sure, pairs[first[star[part[first]]]]]
+    order = order[~star[part[order]]]
+    for block in np.split(order, np.flatnonzero(np.diff(part[order])) + 1) if order.size else []:
         (rows, own_r), (columns, own_c) = _compressed(r[block]), _compressed(c[block])
         taken.append(_best(pairs[block], own_r, rows, own_c, columns, gain))
     return np.sort(np.concatenate(taken))

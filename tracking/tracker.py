@@ -211,7 +211,7 @@ class Tracker:
             boxes.center[:, :2],
             tables.group[boxes.label],
         )
-        cost = self._cost(rows, seen, columns)
+        rows, columns, cost = self._costs(rows, seen, columns, far)
         same = tracks.label[rows] == boxes.label[columns]
         taken = assign(rows, columns, np.where(same, gate[rows] - cost, 0.0))
         free = self._free(rows, columns, taken)
@@ -227,9 +227,7 @@ class Tracker:
         label, covariance = tracks.label, tracks.covariance
         noise = tables.far_noise[label]
         _, least = mahalanobis(np.zeros((len(tracks), 2)), covariance[:, :2, :2] + tables.least_noise[label])
-        speed_noise = (tables.velocity_noise[label] ** 2)[:, None, None] * np.eye(2)
-        _, least_speed = mahalanobis(np.zeros((len(tracks), 2)), covariance[:, 2:, 2:] + speed_noise)
-        room = gate - least + np.maximum(tables.velocity_gate[label] - least_speed, 0.0)
+        room = gate - least + self._speed_room()
         spread = np.trace(covariance[:, :2, :2], axis1=1, axis2=2) + noise
         return np.sqrt(np.maximum(room, 0.0) * spread)
 
@@ -240,21 +238,29 @@ class Tracker:
         used_row[rows[taken]] = used_column[columns[taken]] = True
         return ~(used_row[rows] | used_column[columns])
 
-    def _cost(self, rows: NDArray, seen: Seen, columns: NDArray) -> Array:
-        """(K,) how badly boxes fit tracks: squared Mahalanobis distances and log determinants."""
+    def _costs(self, rows: NDArray, seen: Seen, columns: NDArray, limit: Array) -> tuple[NDArray, NDArray, Array]:
+        """The pairs whose box can cost its track less than `limit` (T,), and the cost: how badly the two fit."""
         tracks, boxes = self._tracks, seen.boxes
-        state, covariance = tracks.state[rows], tracks.covariance[rows]
-        off, spread = boxes.center[columns, :2] - state[:, :2], covariance[:, :2, :2] + seen.noise[columns]
-        squared, log_determinant = mahalanobis(off, spread)
+        off = boxes.center[columns, :2] - tracks.state[rows, :2]
+        squared, log_determinant = mahalanobis(off, tracks.covariance[rows, :2, :2] + seen.noise[columns])
+        cost = squared + log_determinant
+        near = np.flatnonzero(cost < (limit + self._speed_room())[rows])
+        rows, columns, cost = rows[near], columns[near], cost[near]
         ratio = np.log(tracks.size)[rows] - np.log(boxes.size)[columns]
-        size = np.minimum((ratio**2).sum(1) / self.config.size_spread**2, self.config.size_limit)
-        cost = squared + log_determinant + size
-        if seen.moving.any():
-            off, spread = boxes.velocity[columns] - state[:, 2:], covariance[:, 2:, 2:] + seen.speed_noise[columns]
-            squared, log_determinant = mahalanobis(off, spread)
-            beyond = squared + log_determinant - self._tables.velocity_gate[tracks.label[rows]]
-            cost = cost + np.where(seen.moving[columns], beyond, 0.0)
-        return cost
+        cost += np.minimum((ratio**2).sum(1) / self.config.size_spread**2, self.config.size_limit)
+        both = np.flatnonzero(seen.moving[columns])
+        r, c = rows[both], columns[both]
+        off = boxes.velocity[c] - tracks.state[r, 2:]
+        squared, log_determinant = mahalanobis(off, tracks.covariance[r, 2:, 2:] + seen.speed_noise[c])
+        cost[both] += squared + log_determinant - self._tables.velocity_gate[tracks.label[r]]
+        return rows, columns, cost
+
+    def _speed_room(self) -> Array:
+        """(T,) the most by which a measured velocity can make a box cost less."""
+        tracks, tables = self._tracks, self._tables
+        noise = (tables.velocity_noise[tracks.label] ** 2)[:, None, None] * np.eye(2)
+        _, least = mahalanobis(np.zeros((len(tracks), 2)), tracks.covariance[:, 2:, 2:] + noise)
+        return np.maximum(tables.velocity_gate[tracks.label] - least, 0.0)
 
     def _update(self, rows: NDArray, seen: Seen) -> None:
         tracks, boxes = self._tracks, seen.boxes
