@@ -26,8 +26,6 @@ class ClassParameters:
         radial: (constant, per metre of range) standard deviation along the viewing ray, m; depth is what cameras
             measure worst.
         velocity_noise: standard deviation of a measured velocity, m/s; used where the detector gives one.
-        drift: standard deviation of the slow change of the depth error, per metre of range and square root of a
-            second.
         merge: squared Mahalanobis distance below which two boxes of a class in one frame are one object seen twice
             along the viewing ray; 0 = never.
         gate: largest cost (squared Mahalanobis distance + log determinant) at which a box continues a track.
@@ -41,7 +39,6 @@ class ClassParameters:
     lateral: tuple[float, float] = (0.2, 0.01)
     radial: tuple[float, float] = (0.3, 0.05)
     velocity_noise: float = 0.7
-    drift: float = 0.0
     merge: float = 2.0
     gate: float = 6.0
     velocity_gate: float = 1.5
@@ -63,21 +60,20 @@ _CAR = ClassParameters(
     lateral=(0.24, 0.014),
     radial=(0.25, 0.048),
     velocity_noise=0.52,
-    drift=0.012,
     merge=2.75,
     gate=5.5,
     velocity_gate=1.3,
 )
 _LARGE = ClassParameters(
-    acceleration=0.5,
-    speed=3.8,
-    sideways=0.35,
-    lateral=(0.41, 0.019),
-    radial=(0.56, 0.052),
-    velocity_noise=0.75,
-    merge=2.0,
-    gate=6.2,
-    velocity_gate=1.7,
+    acceleration=0.55,
+    speed=3.75,
+    sideways=0.25,
+    lateral=(0.38, 0.017),
+    radial=(0.49, 0.0475),
+    velocity_noise=0.8,
+    merge=2.4,
+    gate=6.5,
+    velocity_gate=1.6,
 )
 _CYCLE = ClassParameters(
     acceleration=0.25,
@@ -135,6 +131,9 @@ class TrackerConfig:
             grows.
         look_period: seconds after which a second look at an object tells something new.
         max_hidden: a track that got no box for longer dies even where no camera could see it.
+        slow_share: part of the variance of a box's place that changes slowly. Only where velocities are measured;
+            without them it could not be told from motion.
+        slow_time: seconds in which that error changes (to 1/e).
         groups: classes that a detector takes for one another; a track may go on with a box of such a class.
         flip: by how much the gate is smaller for such a box.
         lone_gate: by how much the gate is larger where a track and a box left over have only each other.
@@ -154,6 +153,8 @@ class TrackerConfig:
     doubt: float = 1.0
     look_period: float = 0.5
     max_hidden: float = 6.0
+    slow_share: float = 0.45
+    slow_time: float = 2.2
     groups: tuple[tuple[str, ...], ...] = (
         ("car", "truck", "construction_vehicle", "bus", "trailer"),
         ("motorcycle", "bicycle"),
@@ -167,7 +168,7 @@ class TrackerConfig:
     late: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("max_age", "max_gap", "look_period"):
+        for name in ("max_age", "max_gap", "look_period", "slow_time"):
             if not getattr(self, name) > 0:
                 raise TrackerConfigError(f"tracker: {name} is {getattr(self, name)}; it must be positive")
         if not 0 <= self.coast_score <= 1:

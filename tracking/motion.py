@@ -1,6 +1,11 @@
-"""A constant-velocity Kalman filter over many tracks at once.
+"""A Kalman filter over many tracks at once: constant velocity, and a position error that changes slowly.
 
-Legend: `T` tracks, `N` boxes. The state is (x, y, vx, vy) in the map frame, metres and metres per second.
+The boxes of a camera detector are off by a part that is new in every frame and by a part that changes slowly,
+mostly along the viewing ray. The filter keeps the slow part apart, so that it neither passes for motion nor makes
+a track surer of its place than it can be.
+
+Legend: `T` tracks, `N` boxes. The state is (ax, ay, vx, vy, bx, by) in the map frame, metres and metres per
+second: the place a where boxes appear, the velocity, and the slow error b. The object itself is at a - b.
 """
 
 from __future__ import annotations
@@ -11,27 +16,41 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def predict(state: Array, covariance: Array, dt: float, acceleration: Array) -> tuple[Array, Array]:
-    """State (T, 4) and covariance (T, 4, 4) after `dt` seconds.
+def predict(
+    state: Array, covariance: Array, dt: float, acceleration: Array, slow: Array, slow_time: float
+) -> tuple[Array, Array]:
+    """State (T, 6) and covariance (T, 6, 6) after `dt` seconds.
 
-    `acceleration` (T,) is the spectral density of white acceleration noise, m^2/s^3 (Bar-Shalom, Estimation with
-    Applications to Tracking and Navigation, 6.2.2).
+    The slow error is a Gauss-Markov process (Bar-Shalom, Estimation with Applications to Tracking and Navigation,
+    8.2): it fades with `slow_time` seconds and is renewed to keep its variance.
+
+    Args:
+        acceleration: (T,) spectral density of white acceleration noise, m^2/s^3 (the same book, 6.2.2).
+        slow: (T, 2, 2) covariance that the slow error has in the long run, m^2; zero for tracks without one.
     """
-    motion = np.eye(4)
+    kept = np.exp(-dt / slow_time)
+    motion = np.eye(6)
     motion[0, 2] = motion[1, 3] = dt
-    noise = np.zeros((4, 4))
-    noise[[0, 1], [0, 1]] = dt**3 / 3
-    noise[[2, 3], [2, 3]] = dt
-    noise[[0, 1, 2, 3], [2, 3, 0, 1]] = dt**2 / 2
-    return state @ motion.T, motion @ covariance @ motion.T + acceleration[:, None, None] * noise
+    motion[[0, 1], [4, 5]] = kept - 1
+    motion[[4, 5], [4, 5]] = kept
+    new = motion @ covariance @ motion.T
+    noise = np.array([[dt**3 / 3, dt**2 / 2], [dt**2 / 2, dt]])
+    for axis in (0, 1):
+        part = [axis, axis + 2]
+        new[:, np.array(part)[:, None], part] += acceleration[:, None, None] * noise
+    renewed = (1 - kept**2) * slow
+    for rows in (slice(0, 2), slice(4, 6)):
+        for columns in (slice(0, 2), slice(4, 6)):
+            new[:, rows, columns] += renewed
+    return state @ motion.T, new
 
 
 def update(state: Array, covariance: Array, measured: Array, noise: Array, first: int) -> tuple[Array, Array]:
-    """The state after measuring two of its components, `first` and the next (0: position, 2: velocity).
+    """The state after measuring two of its components, `first` and the next (0: place, 2: velocity).
 
     Args:
-        state: (T, 4).
-        covariance: (T, 4, 4).
+        state: (T, 6).
+        covariance: (T, 6, 6).
         measured: (T, 2).
         noise: (T, 2, 2) covariance of the measurement.
     """
@@ -53,18 +72,18 @@ def hold_heading(
     larger that speed, the less the heading is believed.
 
     Args:
-        state: (T, 4).
-        covariance: (T, 4, 4).
+        state: (T, 6).
+        covariance: (T, 6, 6).
         heading: (T, 2) unit vectors.
         sideways: (T,) standard deviation of the speed across the heading, m/s.
         turn: standard deviation of the heading, radians; so fast objects may move across it a little faster.
     """
     normal = np.stack([-heading[:, 1], heading[:, 0]], axis=1)
-    part = (covariance[:, :, 2:] @ normal[:, :, None])[..., 0]
-    across = (state[:, 2:] * normal).sum(1)
-    speed = (state[:, 2:] ** 2).sum(1)
+    part = (covariance[:, :, 2:4] @ normal[:, :, None])[..., 0]
+    across = (state[:, 2:4] * normal).sum(1)
+    speed = (state[:, 2:4] ** 2).sum(1)
     doubt = sideways**2 + turn**2 * speed + across**2 / 4
-    variance = (part[:, 2:] * normal).sum(1) + doubt
+    variance = (part[:, 2:4] * normal).sum(1) + doubt
     gain = part / variance[:, None]
     return state - gain * across[:, None], covariance - gain[:, :, None] * part[:, None, :]
 
@@ -85,24 +104,6 @@ def position_noise(center: Array, ego: Array | None, lateral: Array, radial: Arr
     along = (radial[:, 0] + radial[:, 1] * distance) ** 2
     outer = unit[:, :, None] * unit[:, None, :]
     return across[:, None, None] * np.eye(2) + (along - across)[:, None, None] * outer
-
-
-def depth_drift(center: Array, ego: Array | None, drift: Array, dt: float) -> Array:
-    """(T, 2, 2) covariance by which a track's apparent place wanders in `dt` seconds along its viewing ray.
-
-    The depth error of a camera detector is not fresh in each frame: it changes slowly as the view changes. The
-    part of it that changes is a random walk of the position, so that it moves the track without giving it a
-    velocity.
-
-    Args:
-        center: (T, 2) in the map.
-        ego: (2,) in the map; None = unknown, taken as 25 m away in every direction.
-        drift: (T,) standard deviation per metre of range and square root of a second.
-    """
-    if ego is None:
-        return ((25.0 * drift) ** 2 * dt / 2)[:, None, None] * np.eye(2)
-    unit, distance = _rays(center, ego)
-    return ((distance * drift) ** 2 * dt)[:, None, None] * (unit[:, :, None] * unit[:, None, :])
 
 
 def _rays(center: Array, ego: Array) -> tuple[Array, Array]:

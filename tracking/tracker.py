@@ -19,7 +19,7 @@ from streampetr_core.geometry import apply, inverse
 from tracking.association import assign, lone, mahalanobis, merge_groups, within_reach
 from tracking.calibration import ScoreCalibration
 from tracking.config import TrackerConfig
-from tracking.motion import depth_drift, hold_heading, position_noise, predict, update
+from tracking.motion import hold_heading, position_noise, predict, update
 from tracking.tracks import Seen, Tables, Tracks, heading_of
 from tracking.visibility import in_view
 
@@ -149,9 +149,11 @@ class Tracker:
     def _predict(self, step_s: float, ego: Array | None) -> None:
         tracks, tables = self._tracks, self._tables
         acceleration = tables.acceleration[tracks.label]
-        tracks.state, tracks.covariance = predict(tracks.state, tracks.covariance, step_s, acceleration)
-        drift = tables.drift[tracks.label]
-        tracks.covariance[:, :2, :2] += depth_drift(tracks.state[:, :2], ego, drift, step_s)
+        noise = position_noise(tracks.state[:, :2], ego, tables.lateral[tracks.label], tables.radial[tracks.label])
+        share = np.where(tracks.covariance[:, 4, 4] > 0, self.config.slow_share, 0.0)
+        slow = share[:, None, None] * noise
+        moved = predict(tracks.state, tracks.covariance, step_s, acceleration, slow, self.config.slow_time)
+        tracks.state, tracks.covariance = moved
 
     def _age(self, step_s: float, pose: Array | None, observed: Sequence[CameraModel] | None) -> None:
         """Count the time in which a track was looked for; it ends for those that get a box."""
@@ -159,7 +161,7 @@ class Tracker:
         if observed is None or pose is None:
             tracks.missed += step_s
         else:
-            place = np.column_stack([tracks.state[:, :2], tracks.height])
+            place = np.column_stack([tracks.places(), tracks.height])
             tracks.missed += np.where(in_view(apply(inverse(pose), place), observed), step_s, 0.0)
 
     def _in_range(self, boxes: Boxes3D, map_from_ego: Array) -> Boxes3D:
@@ -176,7 +178,8 @@ class Tracker:
         speed = np.where(moving, tables.velocity_noise[label], tables.speed[label])
         speed_noise = (speed**2)[:, None, None] * np.eye(2)
         boxes = replace(boxes, velocity=np.where(moving[:, None], boxes.velocity, 0.0))
-        return Seen(boxes, noise, speed_noise, moving, self._calibration.standing(boxes.score, label))
+        fresh = 1 - self.config.slow_share * moving
+        return Seen(boxes, noise, fresh, speed_noise, moving, self._calibration.standing(boxes.score, label))
 
     def _merge(self, seen: Seen) -> Seen:
         """One box for each object that was seen twice: the best, at the mean of their places."""
@@ -199,7 +202,7 @@ class Tracker:
             none = np.zeros(0, dtype=np.int64)
             return none, none
         # seen once and without a velocity, it may be much faster than most; out of view, it may have gone far
-        unsure = np.trace(tracks.covariance[:, 2:, 2:], axis1=1, axis2=2)
+        unsure = np.trace(tracks.covariance[:, 2:4, 2:4], axis1=1, axis2=2)
         young = (tracks.weight <= 1) & (unsure > 0.5 * tables.speed[tracks.label] ** 2)
         hidden = (boxes.stamp_ns - tracks.seen_ns) * 1e-9 > tracks.missed + 1e-3
         gate = tables.gate[tracks.label]
@@ -242,7 +245,7 @@ class Tracker:
         """The pairs whose box can cost its track less than `limit` (T,), and the cost: how badly the two fit."""
         tracks, boxes = self._tracks, seen.boxes
         off = boxes.center[columns, :2] - tracks.state[rows, :2]
-        squared, log_determinant = mahalanobis(off, tracks.covariance[rows, :2, :2] + seen.noise[columns])
+        squared, log_determinant = mahalanobis(off, tracks.covariance[rows, :2, :2] + seen.fresh_noise()[columns])
         cost = squared + log_determinant
         near = np.flatnonzero(cost < (limit + self._speed_room())[rows])
         rows, columns, cost = rows[near], columns[near], cost[near]
@@ -250,8 +253,8 @@ class Tracker:
         cost += np.minimum((ratio**2).sum(1) / self.config.size_spread**2, self.config.size_limit)
         both = np.flatnonzero(seen.moving[columns])
         r, c = rows[both], columns[both]
-        off = boxes.velocity[c] - tracks.state[r, 2:]
-        squared, log_determinant = mahalanobis(off, tracks.covariance[r, 2:, 2:] + seen.speed_noise[c])
+        off = boxes.velocity[c] - tracks.state[r, 2:4]
+        squared, log_determinant = mahalanobis(off, tracks.covariance[r, 2:4, 2:4] + seen.speed_noise[c])
         cost[both] += squared + log_determinant - self._tables.velocity_gate[tracks.label[r]]
         return rows, columns, cost
 
@@ -259,12 +262,14 @@ class Tracker:
         """(T,) the most by which a measured velocity can make a box cost less."""
         tracks, tables = self._tracks, self._tables
         noise = (tables.velocity_noise[tracks.label] ** 2)[:, None, None] * np.eye(2)
-        _, least = mahalanobis(np.zeros((len(tracks), 2)), tracks.covariance[:, 2:, 2:] + noise)
+        _, least = mahalanobis(np.zeros((len(tracks), 2)), tracks.covariance[:, 2:4, 2:4] + noise)
         return np.maximum(tables.velocity_gate[tracks.label] - least, 0.0)
 
     def _update(self, rows: NDArray, seen: Seen) -> None:
         tracks, boxes = self._tracks, seen.boxes
-        state, covariance = update(tracks.state[rows], tracks.covariance[rows], boxes.center[:, :2], seen.noise, 0)
+        state, covariance = update(
+            tracks.state[rows], tracks.covariance[rows], boxes.center[:, :2], seen.fresh_noise(), 0
+        )
         fast = np.flatnonzero(seen.moving)
         if fast.size:
             state[fast], covariance[fast] = update(
@@ -297,12 +302,13 @@ class Tracker:
 
     def _start(self, seen: Seen) -> None:
         n, boxes = len(seen), seen.boxes
-        covariance = np.zeros((n, 4, 4))
-        covariance[:, :2, :2], covariance[:, 2:, 2:] = seen.noise, seen.speed_noise
+        covariance = np.zeros((n, 6, 6))
+        covariance[:, :2, :2], covariance[:, 2:4, 2:4] = seen.fresh_noise(), seen.speed_noise
+        covariance[:, 4:, 4:] = seen.noise - seen.fresh_noise()
         votes = np.zeros((n, len(self._class_names)))
         votes[np.arange(n), boxes.label] = seen.standing
         self._tracks = self._tracks + Tracks(
-            state=np.concatenate([boxes.center[:, :2], boxes.velocity], axis=1),
+            state=np.concatenate([boxes.center[:, :2], boxes.velocity, np.zeros((n, 2))], axis=1),
             covariance=covariance,
             height=boxes.center[:, 2],
             size=boxes.size,
@@ -323,10 +329,10 @@ class Tracker:
         unseen = tracks.seen_ns < self._stamp_ns
         score = tracks.evidence / (tracks.weight + self.config.doubt)
         boxes = Boxes3D(
-            center=np.concatenate([tracks.state[:, :2], tracks.height[:, None]], axis=1),
+            center=np.concatenate([tracks.places(), tracks.height[:, None]], axis=1),
             size=tracks.size,
             yaw=np.arctan2(tracks.heading[:, 1], tracks.heading[:, 0]),
-            velocity=tracks.state[:, 2:],
+            velocity=tracks.state[:, 2:4],
             score=np.where(unseen, self.config.coast_score, 1.0) * score,
             label=tracks.label,
             track_id=tracks.track_id,

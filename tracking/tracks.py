@@ -22,8 +22,8 @@ class Tracks:
     """The living tracks, one row each.
 
     Attributes:
-        state: (T, 4) x, y, vx, vy in the map.
-        covariance: (T, 4, 4).
+        state: (T, 6) place, velocity and slow error in the map, as in `motion`.
+        covariance: (T, 6, 6).
         height: (T,) z of the centre.
         size: (T, 3).
         heading: (T, 2) weighted sum of the headings seen, so that a flipped box is outvoted.
@@ -67,8 +67,12 @@ class Tracks:
             return np.zeros((0, *shape))
 
         whole = np.zeros(0, dtype=np.int64)
-        kinematic = (reals(4), reals(4, 4), reals(), reals(3), reals(2))
+        kinematic = (reals(6), reals(6, 6), reals(), reals(3), reals(2))
         return cls(*kinematic, reals(), reals(), reals(classes), whole, whole, whole, reals())
+
+    def places(self) -> Array:
+        """(T, 2) where the objects are."""
+        return self.state[:, :2] - self.state[:, 4:]
 
     def axis(self) -> Array:
         """(T, 2) unit vectors along the headings."""
@@ -82,6 +86,7 @@ class Seen:
     Attributes:
         boxes: (N) in the map.
         noise: (N, 2, 2) of the position, m^2.
+        fresh: (N,) part of it that is new in every frame; the rest changes slowly.
         speed_noise: (N, 2, 2) of the velocity, (m/s)^2; where there is none, of the guess that it stands still.
         moving: (N,) True where a velocity was measured.
         standing: (N,) what the score is worth, 0 to 1.
@@ -89,12 +94,17 @@ class Seen:
 
     boxes: Boxes3D
     noise: Array
+    fresh: Array
     speed_noise: Array
     moving: NDArray[np.bool_]
     standing: Array
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def fresh_noise(self) -> Array:
+        """(N, 2, 2) of the position without its slow part."""
+        return self.fresh[:, None, None] * self.noise
 
     def __getitem__(self, rows: NDArray) -> Seen:
         return Seen(*(getattr(self, item.name)[rows] for item in fields(self)))
@@ -112,7 +122,6 @@ class Tables:
     sideways: Array
     lateral: Array
     radial: Array
-    drift: Array
     velocity_noise: Array
     merge: Array
     gate: Array
