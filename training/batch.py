@@ -36,14 +36,6 @@ class Targets:
     centers_2d: tuple[Tensor, ...]
     depths_2d: tuple[Tensor, ...]
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Targets:
-        """The targets with `function` applied to every tensor."""
-        return Targets(
-            function(self.boxes),
-            function(self.labels),
-            *(tuple(map(function, getattr(self, f.name))) for f in fields(self)[2:]),
-        )
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -52,7 +44,7 @@ class Batch:
     Attributes:
         images: (B, N, 3, H, W) normalised.
         geometry: calibration, poses and times; its `continues` (B,) is 0 where the memory starts anew.
-        targets: ground truth of each frame.
+        targets: ground truth of each frame; the losses take it to the network's device, padded, in few copies.
         tokens: sample token of each frame.
     """
 
@@ -65,19 +57,19 @@ class Batch:
         return len(self.tokens)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch with `function` applied to every tensor."""
+        """The batch with `function` applied to the network's inputs; the targets stay as they are."""
         geometry = {f.name: getattr(self.geometry, f.name) for f in fields(self.geometry)}
+        geometry = {name: function(tensor) for name, tensor in geometry.items() if tensor is not None}
         return replace(
             self,
             images=function(self.images),
-            geometry=FrameGeometry(**{k: None if v is None else function(v) for k, v in geometry.items()}),
-            targets=tuple(targets.map(function) for targets in self.targets),
+            geometry=FrameGeometry(**geometry),
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        """Images, geometry and targets on `device`; copies from pinned memory do not wait."""
+        """Images and geometry on `device`; copies from pinned memory do not wait."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory; torch's data loader calls this in its own thread."""
+        """The network's inputs in page-locked memory; torch's data loader calls this in its own thread."""
         return self.map(Tensor.pin_memory)
