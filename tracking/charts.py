@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 WIDTH, HEIGHT = 460, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 38
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,16 @@ def line_chart(
         y_limit = _nice(highest)
     right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
     parts = []
+    ticks = 5 if x_limit % 5 == 0 else 4
+    for step in range(ticks + 1):
+        x = _LEFT + step / ticks * (right - _LEFT)
+        label = f"{step / ticks * x_limit:.3g}"
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{label}</text>')
     for step in range(5):
         share = step / 4
-        x, y = _LEFT + share * (right - _LEFT), bottom - share * (bottom - _TOP)
+        y = bottom - share * (bottom - _TOP)
         parts.append(f'<path class="grid" d="M{_LEFT},{y:.1f}H{right}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{share * y_limit:.3g}</text>')
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{share * x_limit:.3g}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{share * y_limit:.4g}</text>')
     middle = (_TOP + bottom) / 2
     parts.append(f'<text x="{(_LEFT + right) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_title)}</text>')
     parts.append(

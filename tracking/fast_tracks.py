@@ -95,7 +95,7 @@ class TrackSet:
 
 Box = tuple[int, Any, int, Sequence[float], int, float]
 """Key frame, tracking id, class, centre in the map, points in it (-1 = not counted), score."""
-_Racks = dict[int, list[dict[str, Any]]]
+Racks = dict[int, list[dict[str, Any]]]
 
 
 def load_tracks(
@@ -132,24 +132,25 @@ def load_tracks(
         )
         for frame, row in rows
     ]
-    truth = _flatten(annotations, frames, racks, ranges)
-    found = _with_mean_scores(_flatten(predictions, frames, racks, ranges))
-    return TrackSet(_filled(truth, frames.stamp), _filled(found, frames.stamp), frames)
+    return tracks_of_boxes(annotations, predictions, frames, ranges, racks)
 
 
 def tracks_of_boxes(
-    truth: list[Box], found: list[Box], frames: KeyFrames, ranges: Mapping[str, float]
+    truth: list[Box],
+    found: list[Box],
+    frames: KeyFrames,
+    ranges: Mapping[str, float],
+    racks: Racks | None = None,
 ) -> TrackSet:
-    """Ground truth and predicted tracks from elsewhere, a recording for one.
-
-    The ranges and the mean scores are as in `load_tracks`; gaps stay, for nobody compares with official numbers.
+    """Ground truth and predicted tracks, from wherever they are, filtered and completed as in `load_tracks`.
 
     Args:
         truth, found: boxes by frame, in the order of the frames.
+        racks: annotated bicycle racks by frame.
     """
-    return TrackSet(
-        _flatten(truth, frames, {}, ranges), _with_mean_scores(_flatten(found, frames, {}, ranges)), frames
-    )
+    annotated = _flatten(truth, frames, racks or {}, ranges)
+    predicted = _with_mean_scores(_flatten(found, frames, racks or {}, ranges))
+    return TrackSet(_filled(annotated, frames.stamp), _filled(predicted, frames.stamp), frames)
 
 
 def _key_frames(folder: Path, names: set[str]) -> KeyFrames:
@@ -187,12 +188,12 @@ def _key_frames(folder: Path, names: set[str]) -> KeyFrames:
     return KeyFrames(number, stamps, np.array(of_scene, dtype=np.int64), ego, tuple(s["name"] for s in scenes))
 
 
-def _annotations(folder: Path, frames: KeyFrames) -> tuple[list[Box], _Racks]:
+def _annotations(folder: Path, frames: KeyFrames) -> tuple[list[Box], Racks]:
     """Annotated boxes of the tracking classes by frame, and the bicycle racks of each frame."""
     names = {row["token"]: row["name"] for row in read_table(folder / "category.json")}
     category = {row["token"]: names[row["category_token"]] for row in read_table(folder / "instance.json")}
     boxes: list[Box] = []
-    racks: _Racks = {}
+    racks: Racks = {}
     for row in read_table(folder / "sample_annotation.json"):
         frame = frames.number.get(row["sample_token"])
         if frame is None:
@@ -208,7 +209,7 @@ def _annotations(folder: Path, frames: KeyFrames) -> tuple[list[Box], _Racks]:
     return boxes, racks
 
 
-def _flatten(boxes: list[Box], frames: KeyFrames, racks: _Racks, ranges: Mapping[str, float]) -> FlatTracks:
+def _flatten(boxes: list[Box], frames: KeyFrames, racks: Racks, ranges: Mapping[str, float]) -> FlatTracks:
     """The boxes that are scored, as arrays; tracks are numbered by first appearance among these."""
     if not boxes:
         none = np.zeros(0, dtype=np.int64)

@@ -79,7 +79,7 @@ def report_html(run: tuple[str, Evaluation, Analysis], comparison: Comparison | 
         _section("By distance from the robot", _range_table(analysis.ranges)),
         _section("Curves", _curves(evaluation, analysis)),
         _section("Where it happened", _maps(analysis), _MAP_NOTE),
-        _section("Identity switches and fragmentations", _event_table(analysis.events), _EVENT_NOTE),
+        _section("Identity switches and fragmentations", _event_table(analysis.events), _EVENT_NOTE, "long"),
     ]
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
@@ -103,9 +103,9 @@ _EVENT_NOTE = (
 )
 
 
-def _section(title: str, content: str, note: str = "") -> str:
+def _section(title: str, content: str, note: str = "", kind: str = "") -> str:
     said = f"<p class='note'>{note}</p>" if note else ""
-    return f"<section><h2>{title}</h2>{said}{content}</section>"
+    return f"<section class='{kind}'><h2>{title}</h2>{said}{content}</section>"
 
 
 def _cards(evaluation: Evaluation, analysis: Analysis) -> str:

@@ -13,12 +13,12 @@ h1{font-size:26px;margin:0}h2{font-size:19px;margin:40px 0 8px}
 header p{margin:4px 0;color:var(--dim)}
 code{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 .note{color:var(--dim);font-size:13.5px;max-width:78ch;margin:4px 0 12px}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(96px,1fr));gap:10px;margin-top:20px}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(86px,1fr));gap:8px;margin-top:20px}
 .cards div{background:var(--card);border:1px solid var(--edge);border-radius:8px;padding:10px 12px}
 .cards b{display:block;font-size:21px;font-variant-numeric:tabular-nums;line-height:1.25}
 .cards span{color:var(--dim);font-size:12.5px}
-.scroll{overflow-x:auto;border:1px solid var(--edge);border-radius:8px;background:var(--card);margin:0 0 14px;
-max-height:620px}
+.scroll{overflow-x:auto;border:1px solid var(--edge);border-radius:8px;background:var(--card);margin:0 0 14px}
+.long .scroll{max-height:620px}
 table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
 th,td{padding:5px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--edge)}
 tr:last-child td{border-bottom:0}
