@@ -46,13 +46,25 @@ def rig_matrices(
     `ego_at_camera_from_ego` (N, 4, 4) is the ego motion from the reference instant to each image; None = standing.
     """
     intrinsics = np.stack([network_intrinsics(camera, size) for camera in rig.cameras])
-    camera_from_model = inverse(np.stack([camera.ego_from_camera for camera in rig.cameras]))
+    image_from_model = project(intrinsics, camera_from_model(rig, ego_at_camera_from_ego))
+    return CameraMatrices(image_from_model.astype(np.float32), intrinsics.astype(np.float32))
+
+
+def camera_from_model(
+    rig: CameraRig, ego_at_camera_from_ego: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """(N, 4, 4) from the model frame to each optical frame; `ego_at_camera_from_ego` as in `rig_matrices`."""
+    camera_from_ego = inverse(np.stack([camera.ego_from_camera for camera in rig.cameras]))
     if ego_at_camera_from_ego is not None:
-        camera_from_model = camera_from_model @ ego_at_camera_from_ego
-    camera_from_model = camera_from_model @ rig.ego_from_model
-    projection = np.tile(np.eye(4), (len(rig), 1, 1))
+        camera_from_ego = camera_from_ego @ ego_at_camera_from_ego
+    return camera_from_ego @ rig.ego_from_model
+
+
+def project(intrinsics: NDArray[np.float64], camera_from_model: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, 4, 4) pixels (u d, v d, d, 1) of model-frame points, from intrinsics (N, 3, 3)."""
+    projection = np.tile(np.eye(4), (len(intrinsics), 1, 1))
     projection[:, :3, :3] = intrinsics
-    return CameraMatrices((projection @ camera_from_model).astype(np.float32), intrinsics.astype(np.float32))
+    return projection @ camera_from_model
 
 
 def frame_matrices(frame: Frame, size: tuple[int, int], present: NDArray[np.bool_]) -> CameraMatrices:
@@ -61,6 +73,12 @@ def frame_matrices(frame: Frame, size: tuple[int, int], present: NDArray[np.bool
     Raises:
         FrameError: on a pose that is not finite.
     """
+    return rig_matrices(frame.rig, size, ego_motion(frame, present))
+
+
+def ego_motion(frame: Frame, present: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(N, 4, 4) ego_at_camera_from_ego of a frame, the identity for absent cameras; FrameError as in
+    `frame_matrices`."""
     if not np.isfinite(frame.map_from_ego).all():
         raise FrameError(f"frame {frame.stamp_ns}: map_from_ego contains NaN or infinity; check the ego motion")
     motion = np.tile(np.eye(4), (len(frame.rig), 1, 1))
@@ -70,4 +88,4 @@ def frame_matrices(frame: Frame, size: tuple[int, int], present: NDArray[np.bool
         bad = ", ".join(name for name, used, pose in named if used and not np.isfinite(pose).all())
         raise FrameError(f"frame {frame.stamp_ns}: the ego pose at {bad} contains NaN or infinity")
     motion[present] = inverse(poses) @ frame.map_from_ego
-    return rig_matrices(frame.rig, size, motion)
+    return motion
