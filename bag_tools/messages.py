@@ -219,6 +219,10 @@ def boxes_to_message(
         fill_vector(box.size, boxes.size[row])
         box.yaw, box.score = float(boxes.yaw[row]), float(boxes.score[row])
         box.velocity = boxes.velocity[row].copy()
+        if boxes.position_covariance is not None:
+            box.position_covariance = boxes.position_covariance[row].reshape(9).copy()
+        if boxes.velocity_covariance is not None:
+            box.velocity_covariance = boxes.velocity_covariance[row].reshape(4).copy()
         box.label, box.class_name = int(boxes.label[row]), str(names[row])
         box.attribute, box.track_id = str(boxes.attribute[row]), int(boxes.track_id[row])
         message.boxes.append(box)
@@ -239,6 +243,8 @@ def boxes_from_message(message: Any, class_names: tuple[str, ...] = NUSCENES_CLA
     unknown = {box.class_name for box in rows} - index.keys()
     if unknown:
         raise MessageError(f"boxes at {stamp} ns have class {sorted(unknown)}; known are {', '.join(class_names)}")
+    place = np.array([np.asarray(box.position_covariance) for box in rows]).reshape(-1, 3, 3)
+    speed = np.array([np.asarray(box.velocity_covariance) for box in rows]).reshape(-1, 2, 2)
     return Boxes3D(
         center=np.array([(box.center.x, box.center.y, box.center.z) for box in rows]),
         size=np.array([(box.size.x, box.size.y, box.size.z) for box in rows]),
@@ -248,6 +254,8 @@ def boxes_from_message(message: Any, class_names: tuple[str, ...] = NUSCENES_CLA
         label=np.array([index[box.class_name] for box in rows]),
         track_id=np.array([box.track_id for box in rows]),
         attribute=np.array([box.attribute for box in rows]),
+        position_covariance=place if place.any() else None,
+        velocity_covariance=speed if speed.any() else None,
         frame_id=frame,
         stamp_ns=stamp,
         class_names=class_names,

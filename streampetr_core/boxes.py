@@ -39,6 +39,7 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
     "track_id": ((), np.int64),
     "attribute": ((), np.str_),
 }
+_OPTIONAL: dict[str, tuple[int, ...]] = {"position_covariance": (3, 3), "velocity_covariance": (2, 2)}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Boxes3D:
         label: (N,) index into `class_names`.
         track_id: (N,) identity, -1 = none.
         attribute: (N,) nuScenes attribute name, "" = none.
+        position_covariance: (N, 3, 3) of the centre, m^2, along the frame's axes; None = unknown for all.
+        velocity_covariance: (N, 2, 2) of the velocity, (m/s)^2; None = unknown for all.
         frame_id: the frame of all of the above: "base_link", "map", ...
         stamp_ns: the instant, integer nanoseconds.
 
@@ -69,6 +72,8 @@ class Boxes3D:
     label: NDArray[np.int64] = field(default=None)  # type: ignore[assignment]
     track_id: NDArray[np.int64] = field(default=None)  # type: ignore[assignment]
     attribute: NDArray[np.str_] = field(default=None)  # type: ignore[assignment]
+    position_covariance: NDArray[np.float64] | None = None
+    velocity_covariance: NDArray[np.float64] | None = None
     frame_id: str = "base_link"
     stamp_ns: int = 0
     class_names: tuple[str, ...] = NUSCENES_CLASSES
@@ -83,6 +88,14 @@ class Boxes3D:
             array = np.asarray(value, dtype=dtype)
             if array.size == 0 and n == 0:
                 array = array.reshape((0, *row_shape))
+            if array.shape != (n, *row_shape):
+                raise BoxError(f"boxes: {name} has shape {array.shape}; {n} boxes need {(n, *row_shape)}")
+            object.__setattr__(self, name, array)
+        for name, row_shape in _OPTIONAL.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            array = np.asarray(value, dtype=np.float64)
             if array.shape != (n, *row_shape):
                 raise BoxError(f"boxes: {name} has shape {array.shape}; {n} boxes need {(n, *row_shape)}")
             object.__setattr__(self, name, array)
@@ -101,7 +114,8 @@ class Boxes3D:
     def __getitem__(self, rows: ArrayLike | slice) -> Boxes3D:
         """The boxes that a boolean mask, index array or slice picks, in its order."""
         index = rows if isinstance(rows, slice) else np.atleast_1d(np.asarray(rows))
-        return replace(self, **{name: getattr(self, name)[index] for name in _COLUMNS})
+        names = [*_COLUMNS, *(name for name in _OPTIONAL if getattr(self, name) is not None)]
+        return replace(self, **{name: getattr(self, name)[index] for name in names})
 
     def names(self) -> NDArray[np.str_]:
         """(N,) class name of every box."""
@@ -121,6 +135,8 @@ class Boxes3D:
             center=apply(m, self.center),
             yaw=wrap_angle(np.arctan2(heading[:, 1], heading[:, 0])),
             velocity=self.velocity @ rotation.T,
+            position_covariance=_turned(self.position_covariance, m[:3, :3]),
+            velocity_covariance=_turned(self.velocity_covariance, rotation),
             frame_id=frame_id,
         )
 
@@ -153,5 +169,14 @@ def concatenate(parts: list[Boxes3D]) -> Boxes3D:
     """The rows of all parts, which share frame, stamp and class list with the first."""
     if not parts:
         return Boxes3D.empty()
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
-    return replace(parts[0], **columns)
+    columns: dict[str, NDArray | None] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS
+    }
+    for name in _OPTIONAL:
+        known = [getattr(part, name) for part in parts]
+        columns[name] = None if any(value is None for value in known) else np.concatenate(known)
+    return replace(parts[0], **columns)  # type: ignore[arg-type]
+
+
+def _turned(covariance: NDArray[np.float64] | None, rotation: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    return None if covariance is None else rotation @ covariance @ rotation.T

@@ -78,9 +78,9 @@ class Tracker:
                 it lives on. None = every direction was looked at.
 
         Returns:
-            Boxes in the map frame with `track_id`, best first: tracks that got a box, and those that lost it a
-            moment ago at their predicted place with a lower score. A frame that comes late (older than the newest)
-            changes nothing and returns the last tracks.
+            Boxes in the map frame with `track_id` and covariances, best first: tracks that got a box, and those
+            that lost it a moment ago at their predicted place with a lower score. A frame that comes late (older
+            than the newest) changes nothing and returns the last tracks.
 
         Raises:
             TrackerError: when the boxes are not in the map frame, or hold NaN.
@@ -106,9 +106,7 @@ class Tracker:
         if self._stamp_ns is None:
             self._begin(boxes.class_names)
         self._stamp_ns, self._scene = boxes.stamp_ns, scene
-        boxes = _canonical(boxes)
-        if pose is not None:
-            boxes = self._in_range(boxes, pose)
+        boxes = boxes[self._chosen(boxes, pose)]
         self._calibration.learn(boxes.score, boxes.label)
         seen = self._merge(self._measure(boxes, ego))
         rows, columns = self._associate(seen)
@@ -164,11 +162,18 @@ class Tracker:
             place = np.column_stack([tracks.places(), tracks.height])
             tracks.missed += np.where(in_view(apply(inverse(pose), place), observed), step_s, 0.0)
 
-    def _in_range(self, boxes: Boxes3D, map_from_ego: Array) -> Boxes3D:
-        """As submission rows are limited: by the planar distance in the ego's own plane."""
+    def _chosen(self, boxes: Boxes3D, pose: Array | None) -> NDArray[np.int64]:
+        """Rows of the boxes within the range of their class, best first, equal scores in an order of their own.
+
+        The range is, as in submissions, the planar distance in the ego's own plane.
+        """
+        keys = (boxes.center[:, 2], boxes.center[:, 1], boxes.center[:, 0], boxes.label, -boxes.score)
+        order = np.lexsort(keys)
+        if pose is None:
+            return order
         limit = self._tables.max_range[boxes.label]
-        center = apply(inverse(map_from_ego), boxes.center)
-        return boxes[(np.hypot(center[:, 0], center[:, 1]) <= limit) | (limit <= 0)]
+        x, y, _ = apply(inverse(pose), boxes.center).T
+        return order[((np.hypot(x, y) <= limit) | (limit <= 0))[order]]
 
     def _measure(self, boxes: Boxes3D, ego: Array | None) -> Seen:
         tables, label = self._tables, boxes.label
@@ -189,6 +194,8 @@ class Tracker:
         distance = self._tables.merge[boxes.label]
         reach = float(np.sqrt((2 * distance * np.trace(seen.noise, axis1=1, axis2=2)).max()))
         leader, kept = merge_groups(boxes.center[:, :2], seen.noise, boxes.label, distance, reach)
+        if kept.all():
+            return seen
         weight = np.maximum(seen.standing, 1e-6) ** 2
         total = np.bincount(leader, weight, n)
         center = np.stack([np.bincount(leader, weight * column, n) for column in boxes.center.T], axis=1)
@@ -325,25 +332,22 @@ class Tracker:
 
     def _output(self) -> Boxes3D:
         assert self._stamp_ns is not None
-        tracks = self._tracks[self._tracks.missed <= self.config.coast_time]
-        unseen = tracks.seen_ns < self._stamp_ns
-        score = tracks.evidence / (tracks.weight + self.config.doubt)
-        boxes = Boxes3D(
+        shown = np.flatnonzero(self._tracks.missed <= self.config.coast_time)
+        score = self._tracks.evidence[shown] / (self._tracks.weight[shown] + self.config.doubt)
+        score *= np.where(self._tracks.seen_ns[shown] < self._stamp_ns, self.config.coast_score, 1.0)
+        order = np.lexsort((self._tracks.track_id[shown], -score))
+        tracks = self._tracks[shown[order]]
+        return Boxes3D(
             center=np.concatenate([tracks.places(), tracks.height[:, None]], axis=1),
             size=tracks.size,
             yaw=np.arctan2(tracks.heading[:, 1], tracks.heading[:, 0]),
             velocity=tracks.state[:, 2:4],
-            score=np.where(unseen, self.config.coast_score, 1.0) * score,
+            score=score[order],
             label=tracks.label,
             track_id=tracks.track_id,
+            position_covariance=tracks.place_covariance(),
+            velocity_covariance=tracks.covariance[:, 2:4, 2:4],
             frame_id="map",
             stamp_ns=self._stamp_ns,
             class_names=self._class_names,
         )
-        return boxes[np.lexsort((boxes.track_id, -boxes.score))]
-
-
-def _canonical(boxes: Boxes3D) -> Boxes3D:
-    """The boxes best first, equal scores in an order that does not depend on the input's."""
-    keys = (boxes.center[:, 2], boxes.center[:, 1], boxes.center[:, 0], boxes.label, -boxes.score)
-    return boxes[np.lexsort(keys)]

@@ -74,6 +74,16 @@ class Tracks:
         """(T, 2) where the objects are."""
         return self.state[:, :2] - self.state[:, 4:]
 
+    def place_covariance(self) -> Array:
+        """(T, 3, 3) of the centres; the height, which is not filtered, as unsure as the place across the ray."""
+        place = self.covariance[:, :2, :2] + self.covariance[:, 4:, 4:]
+        place = place - self.covariance[:, :2, 4:] - self.covariance[:, 4:, :2]
+        whole = np.zeros((len(self), 3, 3))
+        whole[:, :2, :2] = place
+        mean, half = np.trace(place, axis1=1, axis2=2) / 2, (place[:, 0, 0] - place[:, 1, 1]) / 2
+        whole[:, 2, 2] = mean - np.hypot(half, place[:, 0, 1])
+        return whole
+
     def axis(self) -> Array:
         """(T, 2) unit vectors along the headings."""
         return self.heading / np.maximum(np.hypot(self.heading[:, 0], self.heading[:, 1]), 1e-9)[:, None]

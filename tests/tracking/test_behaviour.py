@@ -1,4 +1,4 @@
-"""Settings in a file, and what follows from them."""
+"""Settings in a file, covariances through transforms and messages, and the cost of a frame."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import streampetr_cli
+from bag_tools.messages import boxes_from_message, boxes_to_message
+from streampetr_core.boxes import Boxes3D, concatenate
+from streampetr_core.geometry import transform
+from tracking.bench import crowd, measure
 from tracking.config import TrackerConfig, TrackerConfigError
 from tracking.config_file import config_content, read_config
 
@@ -78,3 +83,40 @@ def test_the_track_verb_takes_the_file(tmp_path: Path, shared: Path, capsys) -> 
     config.write_text('{"coast": 1}')
     assert streampetr_cli.main(["track", *source, "--out", str(tmp_path / "c"), "--config", str(config)]) == 2
     assert "'coast_time'" in capsys.readouterr().err
+
+
+def sure_box() -> Boxes3D:
+    place, speed = np.diag([4.0, 1.0, 0.25])[None], np.diag([0.5, 0.1])[None]
+    none = np.zeros((1, 3))
+    return Boxes3D(
+        none, none + 1, np.zeros(1), np.zeros((1, 2)), position_covariance=place, velocity_covariance=speed
+    )
+
+
+def test_covariances_turn_with_the_frame() -> None:
+    quarter = transform([1, 2, 3], [np.sqrt(0.5), 0, 0, np.sqrt(0.5)])  # 90 degrees about z
+    turned = sure_box().transformed(quarter, "map")
+    assert turned.position_covariance is not None
+    assert turned.velocity_covariance is not None
+    np.testing.assert_allclose(turned.position_covariance[0], np.diag([1.0, 4.0, 0.25]), atol=1e-12)
+    np.testing.assert_allclose(turned.velocity_covariance[0], np.diag([0.1, 0.5]), atol=1e-12)
+
+
+def test_covariances_go_through_messages() -> None:
+    boxes = sure_box()
+    again = boxes_from_message(boxes_to_message(boxes))
+    assert again.position_covariance is not None
+    assert again.velocity_covariance is not None
+    np.testing.assert_array_equal(again.position_covariance, boxes.position_covariance)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(again.velocity_covariance, boxes.velocity_covariance)  # type: ignore[arg-type]
+    unknown = Boxes3D(boxes.center, boxes.size, boxes.yaw)
+    assert boxes_from_message(boxes_to_message(unknown)).position_covariance is None
+    assert concatenate([boxes, unknown]).position_covariance is None
+    assert concatenate([boxes, boxes[[0]]]).position_covariance.shape == (2, 3, 3)  # type: ignore[union-attr]
+
+
+def test_the_bench_counts_its_boxes() -> None:
+    load = measure(crowd(40, 8))
+    assert load.boxes == 40
+    assert 20 < load.tracks < 200
+    assert 0 < load.p50 <= load.p90

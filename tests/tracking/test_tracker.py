@@ -328,3 +328,24 @@ def test_what_stays_hidden_is_forgotten_in_the_end() -> None:
     for t in np.arange(1.5, 2 + tracker.config.max_hidden, 0.5):
         tracks = tracker.step(boxes([], t), EGO, observed=[front_camera()])
     assert len(tracks) == 0
+
+
+def test_covariances_say_how_sure_a_track_is() -> None:
+    tracker = Tracker()
+    for t in np.arange(0, 4, 0.5):
+        tracks = tracker.step(boxes([[40, 0], [0, 10]], t), EGO)
+        if t == 0:
+            first = tracks
+    lost = tracker.step(boxes([], 4.0), EGO)
+    far, close = (int(np.hypot(*tracks.center[:, :2].T).argsort()[row]) for row in (1, 0))
+    assert first.position_covariance is not None
+    assert tracks.position_covariance is not None
+    assert lost.position_covariance is not None
+    assert tracks.velocity_covariance is not None
+    # along the viewing ray a camera is less sure than across it, and farther away less sure than close by
+    assert tracks.position_covariance[far, 0, 0] > 4 * tracks.position_covariance[far, 1, 1]
+    assert tracks.position_covariance[far, 0, 0] > tracks.position_covariance[close, 1, 1]
+    assert np.trace(tracks.position_covariance.sum(0)) < np.trace(first.position_covariance.sum(0))
+    assert np.trace(lost.position_covariance.sum(0)) > np.trace(tracks.position_covariance.sum(0))
+    assert (np.linalg.eigvalsh(tracks.position_covariance) > 0).all()
+    assert (np.linalg.eigvalsh(tracks.velocity_covariance) > 0).all()
