@@ -19,7 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "up": ("streampetr.commands:up", "start the perception and tracker nodes"),
     "replay": ("streampetr.commands:replay", "publish a bag to the nodes"),
     "record": ("streampetr.commands:record", "write the nodes' outputs to a bag"),
-    "verify": ("streampetr_core.commands:verify", "compare the network with reference vectors"),
+    "verify": ("training.commands:verify", "compare network, losses and gradients with reference vectors"),
     "bench": ("streampetr_core.commands:bench", "measure where a frame's time goes"),
     "doctor": ("streampetr.commands:doctor", "say what is installed, what works and what a bag contains"),
 }

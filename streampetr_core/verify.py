@@ -97,10 +97,13 @@ def verify_golden(golden: Golden) -> Iterator[FrameReport]:
                 prepended=golden.denoising(frame),
             )
             memory = outputs.memory
-            yield _report(golden, frame, starts, model, outputs)
+            yield compare_frame(golden, frame, starts, model, outputs)
 
 
-def _report(golden: Golden, frame: int, starts: bool, model: StreamPETR, outputs: FrameOutputs) -> FrameReport:
+def compare_frame(
+    golden: Golden, frame: int, starts: bool, model: StreamPETR, outputs: FrameOutputs
+) -> FrameReport:
+    """The report on one frame's outputs; call it where no gradients are recorded."""
     report = FrameReport(f"{golden.kind} {golden.model}", frame, starts)
     learned = model.variant.num_queries
     differences, report.swapped = compare_queries(golden, frame, outputs, learned, allow_swaps=True)
@@ -115,7 +118,6 @@ def _report(golden: Golden, frame: int, starts: bool, model: StreamPETR, outputs
     if outputs.prepended_logits is not None and outputs.prepended_boxes is not None:
         logits, boxes = outputs.prepended_logits[-1, 0], outputs.prepended_boxes[-1, 0]
         report.add(_box_differences(logits, boxes, golden, frame, "dn_cls_last", "dn_box_last"))
-        report.notes.append("forward pass only, with denoising queries; losses and gradients belong to training")
     if golden.has(frame, "det_scores"):
         report.boxes_agree, report.boxes_total, report.boxes_wrong = compare_boxes(golden, frame, outputs, model)
     _auxiliary(golden, frame, model, outputs, report)

@@ -22,30 +22,19 @@ _COLUMNS = (
 
 def print_reports(reports: list[FrameReport], pixels: dict[str, tuple[float, int]]) -> bool:
     """One table of all frames, then the pixels by input file; True where all is within tolerance."""
-    table = Table(
-        title="largest absolute difference from the reference",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 0),
-    )
-    table.add_column("", no_wrap=True)
-    table.add_column("frame", no_wrap=True)
-    for title in (*(title for title, _ in _COLUMNS), "decoded", "swapped", "alone"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    columns = (*(title for title, _ in _COLUMNS), "decoded", "swapped", "alone")
+    table = comparison_table("largest absolute difference from the reference", columns)
     table.add_row("tolerance", "", *(f"{TOLERANCE[name]:g}" for _, name in _COLUMNS), "", "", "100 %", style="dim")
     for index, report in enumerate(reports):
         first = index == 0 or reports[index - 1].golden != report.golden
         if first:
             table.add_section()
-        cells = [_cell(report, name) for _, name in _COLUMNS]
+        cells = [cell(report.differences.get(name), TOLERANCE[name]) for _, name in _COLUMNS]
         agree = f"{report.boxes_agree}/{report.boxes_total}" if report.boxes_total else "-"
         alone = "-" if report.alone is None else f"{report.alone:.1%}"
-        verdict = "[green]ok" if report.passed else "[bold red]FAILED"
         name, number = report.golden if first else "", f"{report.frame}{' new' if report.starts else ''}"
-        table.add_row(name, number, *cells, agree, str(report.swapped), alone, verdict)
-    console = Console()
-    console.width = max(console.width, 100)
+        table.add_row(name, number, *cells, agree, str(report.swapped), alone, verdict(report.passed))
+    console = wide_console()
     console.print(table)
     console.print(
         "frame: new = fresh memory; decoded: boxes that agree; swapped: near-equal rows in exchanged places; "
@@ -60,7 +49,7 @@ def print_reports(reports: list[FrameReport], pixels: dict[str, tuple[float, int
         passed &= good
         console.print(
             f"preprocessing, {name}: {within:.4%} of the pixels within one grey level, at most {largest} apart "
-            + ("[green]ok" if good else "[bold red]FAILED"),
+            + verdict(good),
             highlight=False,
         )
     return passed
@@ -87,9 +76,32 @@ def _print_rest(console: Console, reports: list[FrameReport]) -> None:
             console.print(f"[red]{report.golden} frame {report.frame}: beyond tolerance: {', '.join(beyond)}")
 
 
-def _cell(report: FrameReport, name: str) -> str:
-    value = report.differences.get(name)
+def comparison_table(title: str, columns: tuple[str, ...]) -> Table:
+    """An empty table with a name, a frame, the columns and a verdict."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("frame", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    return table
+
+
+def cell(value: float | None, tolerance: float) -> str:
+    """A difference, red beyond its tolerance; a dash where there is none."""
     if value is None:
         return "-"
     text = f"{value:.1e}"
-    return text if value <= TOLERANCE[name] else f"[red]{text}[/red]"
+    return text if value <= tolerance else f"[red]{text}[/red]"
+
+
+def verdict(passed: bool) -> str:
+    """The last cell of a row."""
+    return "[green]ok" if passed else "[bold red]FAILED"
+
+
+def wide_console() -> Console:
+    """Standard output, at least as wide as the tables are."""
+    console = Console()
+    console.width = max(console.width, 100)
+    return console
