@@ -53,6 +53,7 @@ class Detected:
         is_key_frame: True where results are scored.
         warnings: what was wrong with the frame.
         reset_reason: why the detector's memory began anew here, "" where it went on.
+        missing: cameras that gave no image.
     """
 
     stamp_ns: int
@@ -63,6 +64,7 @@ class Detected:
     is_key_frame: bool = True
     warnings: tuple[str, ...] = ()
     reset_reason: str = ""
+    missing: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -132,6 +134,7 @@ def detect_source(frames: Iterable[Frame], detector: Detector) -> Iterator[Detec
             frame.is_key_frame,
             frame.warnings,
             "" if boxes is None else detector.last_reset_reason,
+            tuple(name for name, here in zip(frame.rig.names, frame.present, strict=True) if not here),
         )
 
 
@@ -141,7 +144,8 @@ def track_detected(items: Iterable[Detected], tracker: Tracker) -> Iterator[tupl
         if item.boxes is None:
             yield item, None
         else:
-            yield item, tracker.step(item.in_map(), item.map_from_ego, scene=item.scene)
+            observed = tracker.config.observed(item.missing)
+            yield item, tracker.step(item.in_map(), item.map_from_ego, item.scene, observed)
 
 
 def run(items: Iterable[Detected], tracker: Tracker | None = None) -> Results:
@@ -276,4 +280,5 @@ def recorded_boxes(path: Path | str, topic: str = BOXES_TOPIC) -> Iterator[Detec
                 sample.sample_token if sample is not None else "",
                 sample is None or bool(sample.is_key_frame),
                 reset_reason=content.reset_reason,
+                missing=tuple(content.missing_cameras),
             )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from streampetr_core.errors import StreamPETRError
+from tracking.visibility import View
 
 
 class TrackerConfigError(StreamPETRError):
@@ -116,6 +117,17 @@ _CLASSES: Mapping[str, ClassParameters] = MappingProxyType(
     }
 )
 
+_VIEWS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "CAM_FRONT": (0.0, 65.0),
+        "CAM_FRONT_LEFT": (55.0, 65.0),
+        "CAM_FRONT_RIGHT": (-55.0, 65.0),
+        "CAM_BACK_LEFT": (110.0, 65.0),
+        "CAM_BACK_RIGHT": (-110.0, 65.0),
+        "CAM_BACK": (180.0, 90.0),
+    }
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerConfig:
@@ -131,6 +143,8 @@ class TrackerConfig:
             grows.
         look_period: seconds after which a second look at an object tells something new.
         max_hidden: a track that got no box for longer dies even where no camera could see it.
+        views: camera -> direction and horizontal field of view in degrees, for frames that lack some cameras; the
+            nuScenes cars' by default.
         slow_share: part of the variance of a box's place that changes slowly. Only where velocities are measured;
             without them it could not be told from motion.
         slow_time: seconds in which that error changes (to 1/e).
@@ -153,6 +167,7 @@ class TrackerConfig:
     doubt: float = 1.0
     look_period: float = 0.5
     max_hidden: float = 6.0
+    views: Mapping[str, tuple[float, float]] = field(default_factory=lambda: _VIEWS)
     slow_share: float = 0.45
     slow_time: float = 2.2
     groups: tuple[tuple[str, ...], ...] = (
@@ -177,3 +192,12 @@ class TrackerConfig:
     def of(self, name: str) -> ClassParameters:
         """Parameters of a class by its name."""
         return self.classes.get(name, self.other)
+
+    def observed(self, missing: Collection[str]) -> tuple[View, ...] | None:
+        """The views of a frame that lacks these cameras, for `Tracker.step`.
+
+        None, every direction, where none is missing and where one is that `views` does not know.
+        """
+        if not missing or not set(missing) <= self.views.keys():
+            return None
+        return tuple(View(*view) for name, view in self.views.items() if name not in missing)

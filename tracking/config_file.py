@@ -54,6 +54,11 @@ def config_from(content: Any) -> TrackerConfig:
         if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):
             raise TrackerConfigError("tracker: groups must be lists of class names")
         content["groups"] = tuple(tuple(str(name) for name in group) for group in groups)
+    if "views" in content:
+        given = _mapping(content.pop("views"), "views").items()
+        base = dataclasses.replace(
+            base, views={name: _number((0.0, 0.0), view, f"views.{name}") for name, view in given}
+        )
     plain = {key: value for key, value in content.items() if key not in ("classes", "other")}
     return _laid_over(dataclasses.replace(base, classes=classes, other=other), plain, "")
 
@@ -63,6 +68,7 @@ def config_content(config: TrackerConfig) -> dict[str, Any]:
     content = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
     content["classes"] = {name: dataclasses.asdict(row) for name, row in config.classes.items()}
     content["other"] = dataclasses.asdict(config.other)
+    content["views"] = dict(config.views)
     return content
 
 

@@ -21,7 +21,7 @@ from tracking.calibration import ScoreCalibration
 from tracking.config import TrackerConfig
 from tracking.motion import hold_heading, position_noise, predict, update
 from tracking.tracks import Seen, Tables, Tracks, heading_of
-from tracking.visibility import in_view
+from tracking.visibility import View, in_view
 
 Array = NDArray[np.float64]
 
@@ -64,7 +64,7 @@ class Tracker:
         boxes: Boxes3D,
         map_from_ego: ArrayLike | None = None,
         scene: str = "",
-        observed: Sequence[CameraModel] | None = None,
+        observed: Sequence[CameraModel | View] | None = None,
     ) -> Boxes3D:
         """The tracks after one more frame.
 
@@ -153,7 +153,7 @@ class Tracker:
         moved = predict(tracks.state, tracks.covariance, step_s, acceleration, slow, self.config.slow_time)
         tracks.state, tracks.covariance = moved
 
-    def _age(self, step_s: float, pose: Array | None, observed: Sequence[CameraModel] | None) -> None:
+    def _age(self, step_s: float, pose: Array | None, observed: Sequence[CameraModel | View] | None) -> None:
         """Count the time in which a track was looked for; it ends for those that get a box."""
         tracks = self._tracks
         if observed is None or pose is None:

@@ -17,6 +17,7 @@ from streampetr_core.geometry import transform
 from tracking.bench import crowd, measure
 from tracking.config import TrackerConfig, TrackerConfigError
 from tracking.config_file import config_content, read_config
+from tracking.visibility import View, in_view
 
 
 def written(folder: Path, content: object) -> Path:
@@ -43,6 +44,18 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     assert config.of("pedestrian") == base.of("pedestrian")
 
 
+def test_the_views_of_missing_cameras_are_left_out(tmp_path: Path) -> None:
+    config = TrackerConfig()
+    assert config.observed([]) is None
+    assert config.observed(["CAM_ROOF"]) is None
+    left = config.observed(["CAM_BACK", "CAM_FRONT_LEFT"])
+    assert left is not None
+    place = np.array([[10.0, 0, 0], [-10, 0.1, 0], [-10, -0.1, 0], [5, 8, 0], [0, -10, 0]])
+    assert in_view(place, left).tolist() == [True, False, False, False, True]
+    own = read_config(written(tmp_path, {"views": {"left_eye": [10, 60], "right_eye": [-10, 60]}}))
+    assert own.observed(["left_eye"]) == (View(-10.0, 60.0),)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -54,6 +67,7 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
         ({"max_age": "long"}, "max_age is 'long'; it must be a number"),
         ({"max_age": -1}, "max_age is -1"),
         ({"groups": "car"}, "lists of class names"),
+        ({"views": {"front": 3}}, "views.front is 3; it must be 2 numbers"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, content: object, says: str) -> None:

@@ -59,7 +59,8 @@ class TrackerNode(Node):
         try:
             map_from_base = messages.pose_matrix(message.map_from_base)
             boxes = messages.boxes_from_message(message).transformed(map_from_base, MAP_FRAME)
-            tracks = self._tracker.step(boxes, map_from_base, scene=message.scene)
+            observed = self._tracker.config.observed(list(message.missing_cameras))
+            tracks = self._tracker.step(boxes, map_from_base, message.scene, observed)
         except StreamPETRError as error:
             self._failed += 1
             self._failure = str(error)
