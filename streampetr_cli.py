@@ -21,9 +21,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "record": ("streampetr.commands:record", "write the nodes' outputs to a bag"),
     "verify": ("training.commands:verify", "compare network, losses and gradients with reference vectors"),
     "bench": ("streampetr_core.commands:bench", "measure where a frame's time goes"),
+    "bench tracking": ("bag_tools.commands:bench_tracking", "the tracker's time a frame, and its score on data"),
     "doctor": ("streampetr.commands:doctor", "say what is installed, what works and what a bag contains"),
 }
-"""verb -> ("package.module:function", one line of help). The function takes the rest of the command line."""
+"""verb, of one or two words -> ("package.module:function", one line of help). The function takes the rest of the
+command line."""
 
 
 def usage() -> str:
@@ -42,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if arguments else 2
-    verb = arguments[0]
+    words = 2 if " ".join(arguments[:2]) in VERBS else 1
+    verb = " ".join(arguments[:words])
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; one of {', '.join(VERBS)}"
@@ -53,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-        return int(function(arguments[1:]) or 0)
+        return int(function(arguments[words:]) or 0)
     except StreamPETRError as error:
         print(f"streampetr {verb}: {error}", file=sys.stderr)
         return 2

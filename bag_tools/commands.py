@@ -183,6 +183,52 @@ def evaluate(argv: list[str]) -> int:
     return commands.evaluate(argv, bag_tracks)
 
 
+@dataclass
+class BenchTrackingArguments:
+    """What the tracker costs a frame, up to thousands of boxes, and how it scores on given data.
+
+    The score is the official one, by our own code (`streampetr evaluate --fast` says how that compares).
+    """
+
+    boxes: tuple[int, ...] = (130, 500, 1000, 2000, 5000)
+    """Boxes a frame to time; none = no timing."""
+    frames: int = 30
+    """Frames of each."""
+    sets: tuple[tuple[Path, str, str], ...] = ()
+    """Data sets to score: root, detection submission (below the root or a path), split; three words each."""
+    version: str = "v1.0-mini"
+    """Folder of tables below the roots."""
+    ablations: bool = False
+    """Also score the tracker with each of its ideas switched off."""
+    config: Path | None = None
+    """Settings of the tracker (JSON); the defaults where not given."""
+
+
+def bench_tracking(argv: list[str]) -> int:
+    """`streampetr bench tracking`: milliseconds of one core a frame; accuracy on data sets, idea by idea."""
+    example = "streampetr bench tracking --sets data/nuscenes detections.json mini_val --ablations"
+    arguments = parse(BenchTrackingArguments, "bench tracking", argv, example)
+    from rich.console import Console
+
+    from bag_tools.tracking_bench import open_set, score, score_table, time_table
+    from streampetr_core.console import progress
+    from tracking.ablation import variants
+    from tracking.bench import crowd, measure
+    from tracking.config_file import read_config
+
+    config = None if arguments.config is None else read_config(arguments.config)
+    sets = [open_set(root, detections, arguments.version, split) for root, detections, split in arguments.sets]
+    loads = [measure(crowd(count, arguments.frames), config) for count in progress(arguments.boxes, "timing")]
+    console = Console()
+    if loads:
+        console.print(time_table(loads))
+    chosen = variants(config) if arguments.ablations else variants(config)[:1]
+    for data in sets:
+        rows = [(item.name, score(data, item)) for item in progress(chosen, "scoring")]
+        console.print(score_table(data.name, rows))
+    return 0
+
+
 def _report(counts: Counter[str], path: Path, filled: int = 0, boxes: str = "boxes") -> None:
     """What a detection or tracking run did, in a few lines."""
     without = counts["key frames without images"]
