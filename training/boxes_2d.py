@@ -40,8 +40,8 @@ class View:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, keep: NDArray) -> View:
-        """The boxes that a mask or index array picks, in its order."""
+    def __getitem__(self, keep: NDArray | slice) -> View:
+        """The boxes that a mask, index array or slice picks, in its order."""
         return View(self.rows[keep], self.boxes[keep], self.centers[keep], self.depths[keep])
 
 

@@ -110,7 +110,7 @@ class FrameIndex:
         """A frame with its images (None with `decode` False), without ground truth; see `truth`.
 
         Raises:
-            FrameIndexError: on an image that cannot be read; with `tolerant` it is None and the frame has a warning.
+            FrameIndexError: on an image that cannot be read; `tolerant` makes it None, with a warning.
         """
         images: list[NDArray[np.uint8] | None] = [None] * self.num_cameras
         warnings = []
@@ -143,8 +143,8 @@ class FrameIndex:
         views = []
         for image in range(first, first + self.num_cameras):
             span = _span(self.view_ends, image)
-            columns = (self.view_rows, self.view_boxes, self.view_centers, self.view_depths)
-            views.append(View(*(column[span] for column in columns)))
+            rows_2d, boxes, centers = self.view_rows[span], self.view_boxes[span], self.view_centers[span]
+            views.append(View(rows_2d, boxes, centers, self.view_depths[span]))
         return FrameTruth(self.boxes[rows], self.labels[rows], self.valid[rows], tuple(views))
 
     def origin(self, number: int) -> Origin:

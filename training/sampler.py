@@ -220,14 +220,13 @@ def make_sampler(
     return WindowSampler(stretches, mode, slots, rank, ranks, seed)
 
 
-def check_identity(state: dict[str, Any], sampler: Sampler) -> int:
-    """The number of the step to go on with, from a saved state.
+def saved_step(state: dict[str, Any], identity: dict[str, Any]) -> int:
+    """The number of the step to go on with, from a saved position.
 
     Raises:
-        SamplerError: when the state is of other data, another mode, seed or number of slots.
+        SamplerError: when it is of other data, another mode, seed or number of slots than `identity`.
     """
-    here = sampler.identity()
-    for key, value in here.items():
+    for key, value in identity.items():
         if state.get(key) != value:
             raise SamplerError(
                 f"saved position: {key} was {state.get(key)}, now it is {value}; resume with what the run began "
