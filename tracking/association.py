@@ -18,6 +18,8 @@ Indices = NDArray[np.int64]
 
 _APART = 1e6
 """Metres between groups: what is in different groups is never within reach."""
+_TABLE = 40_000
+"""Pairs up to which it is quicker to look at all of them than to build a tree."""
 _DENSE = 10_000
 """Cells of a table up to which one dense assignment is quicker than one for each connected part."""
 
@@ -42,6 +44,11 @@ def within_reach(
         other: (N, 2).
         other_group: (N,).
     """
+    if len(place) * len(other) <= _TABLE:
+        x, y = (place[:, axis, None] - other[None, :, axis] for axis in (0, 1))
+        near = (x * x + y * y <= (reach * reach)[:, None]) & (group[:, None] == other_group[None])
+        row, column = np.nonzero(near)
+        return row, column
     tree = KDTree(np.column_stack([other, other_group * _APART]))
     points = np.column_stack([place, group * _APART])
     # the tree takes one radius at a time: rows of like reach go together
@@ -139,9 +146,9 @@ def merge_groups(
     """
     n = len(center)
     leader, kept = np.arange(n), np.ones(n, dtype=bool)
-    points = KDTree(np.column_stack([center, group * _APART]))
-    pairs = points.query_pairs(reach, output_type="ndarray").reshape(-1, 2)
-    better, worse = pairs.min(1), pairs.max(1)
+    better, worse = within_reach(center, group, np.full(n, reach), center, group)
+    later = better < worse
+    better, worse = better[later], worse[later]
     squared, _ = mahalanobis(center[better] - center[worse], noise[better] + noise[worse])
     near = squared < distance[worse]
     better, worse = better[near], worse[near]

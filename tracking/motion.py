@@ -33,11 +33,13 @@ def predict(
     motion[0, 2] = motion[1, 3] = dt
     motion[[0, 1], [4, 5]] = kept - 1
     motion[[4, 5], [4, 5]] = kept
-    new = motion @ covariance @ motion.T
-    noise = np.array([[dt**3 / 3, dt**2 / 2], [dt**2 / 2, dt]])
-    for axis in (0, 1):
-        part = [axis, axis + 2]
-        new[:, np.array(part)[:, None], part] += acceleration[:, None, None] * noise
+    # F P F' of many P at once is one product with the Kronecker product of F with itself
+    new = (covariance.reshape(-1, 36) @ np.kron(motion, motion).T).reshape(-1, 6, 6)
+    noise = np.zeros((6, 6))
+    noise[[0, 1], [0, 1]] = dt**3 / 3
+    noise[[2, 3], [2, 3]] = dt
+    noise[[0, 1, 2, 3], [2, 3, 0, 1]] = dt**2 / 2
+    new += acceleration[:, None, None] * noise
     renewed = (1 - kept**2) * slow
     for rows in (slice(0, 2), slice(4, 6)):
         for columns in (slice(0, 2), slice(4, 6)):
@@ -55,7 +57,10 @@ def update(state: Array, covariance: Array, measured: Array, noise: Array, first
         noise: (T, 2, 2) covariance of the measurement.
     """
     part = slice(first, first + 2)
-    gain = covariance[:, :, part] @ np.linalg.inv(covariance[:, part, part] + noise)
+    spread = covariance[:, part, part] + noise
+    a, b, d = spread[:, 0, 0], spread[:, 0, 1], spread[:, 1, 1]
+    inverted = np.stack([d, -b, -b, a], axis=1).reshape(-1, 2, 2) / (a * d - b * b)[:, None, None]
+    gain = covariance[:, :, part] @ inverted
     innovation = measured - state[:, part]
     new_state = state + (gain @ innovation[..., None])[..., 0]
     new_covariance = covariance - gain @ covariance[:, part, :]
