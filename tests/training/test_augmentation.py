@@ -1,4 +1,4 @@
-"""Augmentation: the published numbers, the evaluation's pixels where it is off, boxes that stay on their pixels."""
+"""Augmentation: the published numbers, the same pixels where it is off, boxes that stay on their pixels."""
 
 from __future__ import annotations
 
