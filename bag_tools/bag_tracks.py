@@ -13,7 +13,7 @@ from bag_tools import layout
 from bag_tools.bag_file import BagFile
 from bag_tools.pipeline import Detected, PipelineError, find_bags, recorded_boxes
 from streampetr_core.boxes import Boxes3D
-from tracking.fast_evaluation import official_config
+from tracking.devkit import official_config
 from tracking.fast_tracks import Box, KeyFrames, TrackSet, tracks_of_boxes
 from tracking.nuscenes_format import TRACKING_CLASSES, boxes_from_rows, read_submission
 

@@ -117,7 +117,8 @@ def _score(
     from tracking.evaluation import Evaluation, evaluate_tracking, load_track_set
 
     if arguments.bags and read_bags is not None:
-        from tracking.fast_evaluation import fast_tracking_metrics, official_config
+        from tracking.devkit import official_config
+        from tracking.fast_evaluation import fast_tracking_metrics
 
         boxes, notes = read_bags(arguments.bags, tracks, arguments.topic, arguments.recorded_only)
         summary, details = fast_tracking_metrics(boxes, official_config())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import importlib.util
 import io
 import json
 import math
@@ -17,17 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streampetr_core.console import atomic_output
-from streampetr_core.errors import StreamPETRError
+from tracking.devkit import EvaluationError, official_config, read_table, split_scenes
 from tracking.nuscenes_format import Kind, Submission, read_submission
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from tracking.fast_tracks import TrackSet
-
-
-class EvaluationError(StreamPETRError):
-    """A submission that cannot be scored against this data set and split."""
 
 
 @dataclass(frozen=True)
@@ -189,16 +183,15 @@ def load_track_set(
 
 
 def _load(submission: Submission, root: Path, version: str, split: str) -> TrackSet:
-    from tracking.fast_evaluation import official_config
     from tracking.fast_tracks import load_tracks
 
-    scenes = _split_scenes(root / version, split)
+    scenes = split_scenes(root / version, split)
     return load_tracks(submission, root / version, scenes, official_config()["class_range"])
 
 
 def _fast_tracking(tracks: TrackSet, meta: Mapping[str, bool], out: Path) -> tuple[dict, dict, Any]:
     """As `_tracking_eval` by our own code; the curves are drawn by the official one."""
-    from tracking.fast_evaluation import fast_tracking_metrics, official_config
+    from tracking.fast_evaluation import fast_tracking_metrics
 
     summary, details = fast_tracking_metrics(tracks, official_config())
 
@@ -219,7 +212,7 @@ def _check_samples(submission: Submission, file: Path, root: Path, version: str,
     """Say before the devkit does, and in words, what does not fit together; returns notes."""
     folder = root / version
     scenes, samples = read_table(folder / "scene.json"), read_table(folder / "sample.json")
-    names = _split_scenes(folder, split)
+    names = split_scenes(folder, split)
     tokens = {scene["token"] for scene in scenes if scene["name"] in names}
     if not tokens:
         raise EvaluationError(f"{folder}: none of the scenes of split '{split}' ({', '.join(names[:4])} …)")
@@ -240,57 +233,6 @@ def _check_samples(submission: Submission, file: Path, root: Path, version: str,
             "choose the split they were made for with --split"
         )
     return (f"{len(extra)} samples outside split '{split}' were left out",) if extra else ()
-
-
-def _split_scenes(folder: Path, split: str) -> list[str]:
-    official = _official_splits()
-    if split in official:
-        return official[split]
-    own = folder / "splits.json"
-    custom = read_table(own) if own.is_file() else {}
-    if not isinstance(custom, dict) or split not in custom:
-        known = ", ".join([*custom, *official])
-        raise EvaluationError(f"unknown split '{split}'; known: {known} (own splits: {own})")
-    return list(custom[split])
-
-
-def _official_splits() -> dict[str, list[str]]:
-    """Split -> scene names as the devkit lists them, read from its source: importing that takes seconds."""
-    source = devkit_file("utils/splits.py").read_text()
-    splits = {
-        target.id: ast.literal_eval(node.value)
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    return splits | {"train": sorted({*splits["train_detect"], *splits["train_track"]})}
-
-
-def devkit_file(name: str) -> Path:
-    """A file of the installed nuscenes-devkit, found without importing it.
-
-    Raises:
-        EvaluationError: when it is not installed.
-    """
-    found = importlib.util.find_spec("nuscenes")
-    if found is None or found.origin is None:
-        raise EvaluationError("nuscenes-devkit is not installed; pip install nuscenes-devkit==1.2.0")
-    return Path(found.origin).parent / name
-
-
-def read_table(path: Path) -> Any:
-    """The content of a JSON table.
-
-    Raises:
-        EvaluationError: when it is missing or no JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise EvaluationError(
-            f"{path} cannot be read ({error}); --dataroot and --version name a nuScenes-format data set"
-        ) from error
 
 
 def _out_of_range(submission: Submission, kind: Kind) -> dict[str, Any]:

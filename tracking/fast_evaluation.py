@@ -8,7 +8,6 @@ Legend: `T` thresholds, `N` ground truth boxes of a class.
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.evaluation import EvaluationError, devkit_file
+from tracking.devkit import EvaluationError
 from tracking.fast_matching import Matches, match
 from tracking.fast_tracks import FlatTracks, TrackSet
 from tracking.nuscenes_format import TRACKING_CLASSES
@@ -71,15 +70,6 @@ def fast_tracking_metrics(tracks: TrackSet, config: dict[str, Any]) -> tuple[dic
             mean_or_sum = np.nansum if metric in _SUMMED else np.nanmean
             summary[metric] = float(mean_or_sum(list(of_class.values())))
     return summary, {name: {key: c.tolist() for key, c in curves.items()} for name, curves in details.items()}
-
-
-def official_config() -> dict[str, Any]:
-    """The published settings (class ranges, thresholds, worst values), read where the devkit keeps them.
-
-    Raises:
-        EvaluationError: when nuscenes-devkit is not installed.
-    """
-    return json.loads(devkit_file("eval/tracking/configs/tracking_nips_2019.json").read_text())
 
 
 def _curves(truth: FlatTracks, found: FlatTracks, name: str, config: dict[str, Any]) -> dict[str, Array]:

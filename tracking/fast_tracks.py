@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streampetr_core.geometry import matrix_from_quaternion
-from tracking.evaluation import EvaluationError, read_table
+from tracking.devkit import EvaluationError, read_table
 from tracking.nuscenes_format import TRACKING_CLASSES, Submission
 
 CLASS_OF_CATEGORY: dict[str, str] = {

@@ -17,8 +17,9 @@ from bag_tools.bag_file import RawMessage, decode_message
 from bag_tools.bag_tracks import TRACKS_TOPIC, bag_tracks
 from bag_tools.pipeline import PipelineError
 from streampetr_core.boxes import Boxes3D
+from tracking.devkit import official_config
 from tracking.evaluation import load_track_set
-from tracking.fast_evaluation import fast_tracking_metrics, official_config
+from tracking.fast_evaluation import fast_tracking_metrics
 from tracking.fast_tracks import TrackSet
 
 Rewrite = Callable[[Path, Path, Callable[[RawMessage], Any]], Path]

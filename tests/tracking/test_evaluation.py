@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import streampetr_cli
-from tracking.evaluation import EvaluationError, evaluate_detection, evaluate_tracking
+from tracking.devkit import EvaluationError
+from tracking.evaluation import evaluate_detection, evaluate_tracking
 from tracking.nuscenes_format import FormatError, Submission, read_submission, write_submission
 
 

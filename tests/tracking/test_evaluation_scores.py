@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tracking.analysis import analyse
+from tracking.devkit import official_config
 from tracking.events import worst_first
-from tracking.fast_evaluation import fast_tracking_metrics, official_config
+from tracking.fast_evaluation import fast_tracking_metrics
 from tracking.fast_tracks import Box, KeyFrames, TrackSet, tracks_of_boxes
 from tracking.hota import ALPHAS, hota
 from tracking.nuscenes_format import TRACKING_CLASSES

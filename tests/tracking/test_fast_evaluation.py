@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import streampetr_cli
-from tracking.evaluation import Evaluation, EvaluationError, evaluate_tracking
+from tracking.devkit import EvaluationError
+from tracking.evaluation import Evaluation, evaluate_tracking
 from tracking.nuscenes_format import TRACKING_CLASSES, Row, Submission, read_submission, write_submission
 
 Results = dict[str, list[Row]]
