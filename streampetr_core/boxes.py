@@ -39,7 +39,11 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
     "track_id": ((), np.int64),
     "attribute": ((), np.str_),
 }
-_OPTIONAL: dict[str, tuple[int, ...]] = {"position_covariance": (3, 3), "velocity_covariance": (2, 2)}
+_OPTIONAL: dict[str, tuple[tuple[int, ...], type]] = {
+    "position_covariance": ((3, 3), np.float64),
+    "velocity_covariance": ((2, 2), np.float64),
+    "lineage": ((), np.int64),
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Boxes3D:
         attribute: (N,) nuScenes attribute name, "" = none.
         position_covariance: (N, 3, 3) of the centre, m^2, along the frame's axes; None = unknown for all.
         velocity_covariance: (N, 2, 2) of the velocity, (m/s)^2; None = unknown for all.
+        lineage: (N,) number that a box has in common with the earlier boxes of the same query, which the network
+            carried on from frame to frame; None = unknown for all.
         frame_id: the frame of all of the above: "base_link", "map", ...
         stamp_ns: the instant, integer nanoseconds.
 
@@ -74,6 +80,7 @@ class Boxes3D:
     attribute: NDArray[np.str_] = field(default=None)  # type: ignore[assignment]
     position_covariance: NDArray[np.float64] | None = None
     velocity_covariance: NDArray[np.float64] | None = None
+    lineage: NDArray[np.int64] | None = None
     frame_id: str = "base_link"
     stamp_ns: int = 0
     class_names: tuple[str, ...] = NUSCENES_CLASSES
@@ -91,11 +98,11 @@ class Boxes3D:
             if array.shape != (n, *row_shape):
                 raise BoxError(f"boxes: {name} has shape {array.shape}; {n} boxes need {(n, *row_shape)}")
             object.__setattr__(self, name, array)
-        for name, row_shape in _OPTIONAL.items():
+        for name, (row_shape, dtype) in _OPTIONAL.items():
             value = getattr(self, name)
             if value is None:
                 continue
-            array = np.asarray(value, dtype=np.float64)
+            array = np.asarray(value, dtype=dtype)
             if array.shape != (n, *row_shape):
                 raise BoxError(f"boxes: {name} has shape {array.shape}; {n} boxes need {(n, *row_shape)}")
             object.__setattr__(self, name, array)

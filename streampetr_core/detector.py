@@ -64,13 +64,17 @@ class Continuity:
 
 @dataclass(frozen=True)
 class DetectorState:
-    """Everything that `Detector.restore` needs to go on as if nothing had happened since `snapshot`."""
+    """Everything that `Detector.restore` needs to go on as if nothing had happened since `snapshot`.
+
+    `lineage` numbers the memory's newest entries, see `Boxes3D.lineage`.
+    """
 
     memory: Memory | None
     stamp_ns: int
     map_from_model: NDArray[np.float64]
     scene: str
     pending_reset: tuple[str, str]
+    lineage: NDArray[np.int64] | None = None
 
 
 class Detector:
@@ -111,6 +115,7 @@ class Detector:
         self.last_reset_reason = self.last_reset_kind = ""
         self.last_queries: NDArray[np.int64] = np.zeros(0, np.int64)
         self._newest: Tensor | None = None
+        self._next_lineage = 0
         self._lock = threading.Lock()
         self._state = _fresh("first_frame", "first frame")
         if rig is not None:
@@ -228,12 +233,18 @@ class Detector:
             boxes, self.last_queries = self._boxes(found, frame)
         mark("boxes")
         self._newest = outputs.memory_queries
+        lineage = self._lineage(None if kind else state.lineage)
+        if lineage is not None:
+            boxes = replace(boxes, lineage=lineage[self.last_queries])
+            lineage = lineage[self.last_memory_queries]
         self.last_reset_kind, self.last_reset_reason = kind, reason
         if kind:
             self.reset_counts[kind] += 1
         with self._lock:
             if self._state is state:  # else reset or restored by another thread while this frame ran
-                self._state = DetectorState(outputs.memory, frame.stamp_ns, map_from_model, frame.scene, ("", ""))
+                self._state = DetectorState(
+                    outputs.memory, frame.stamp_ns, map_from_model, frame.scene, ("", ""), lineage
+                )
         return boxes
 
     def reset(self, reason: str = "request", kind: str = "request") -> None:
@@ -336,6 +347,17 @@ class Detector:
             timestamp_after=self._static.timestamp,
             present=mask,
         )
+
+    def _lineage(self, carried: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+        """(Q,) a number for every query: a new one for learned queries, the memory entry's for those it gave."""
+        learned, propagated = self.variant.num_queries, self.variant.num_propagated
+        if propagated == 0:
+            return None
+        numbers = self._next_lineage + np.arange(learned + propagated)
+        self._next_lineage += learned + propagated
+        if carried is not None:
+            numbers[learned:] = carried
+        return numbers
 
     def _boxes(self, found: Detections, frame: Frame) -> tuple[Boxes3D, NDArray[np.int64]]:
         """Boxes in base_link and their queries; everything leaves the device in one copy."""

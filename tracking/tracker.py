@@ -217,11 +217,13 @@ class Tracker:
         rows, columns = within_reach(
             tracks.state[:, :2],
             tables.group[tracks.label],
-            self._reach(far),
+            self._reach(far + self.config.lineage),
             boxes.center[:, :2],
             tables.group[boxes.label],
         )
-        rows, columns, cost = self._costs(rows, seen, columns, far)
+        rows, columns, cost = self._costs(rows, seen, columns, far + self.config.lineage)
+        heirs = tracks.lineage[rows] == seen.lineage()[columns]
+        cost -= np.where(heirs & (tracks.lineage[rows] >= 0), self.config.lineage, 0.0)
         same = tracks.label[rows] == boxes.label[columns]
         taken = assign(rows, columns, np.where(same, gate[rows] - cost, 0.0))
         free = self._free(rows, columns, taken)
@@ -292,7 +294,7 @@ class Tracker:
         tracks.height[rows] += share * (boxes.center[:, 2] - tracks.height[rows])
         tracks.size[rows] += share[:, None] * (boxes.size - tracks.size[rows])
         tracks.heading[rows] = 0.7 ** weight[:, None] * tracks.heading[rows] + weight[:, None] * heading_of(boxes)
-        tracks.seen_ns[rows], tracks.missed[rows] = boxes.stamp_ns, 0.0
+        tracks.seen_ns[rows], tracks.missed[rows], tracks.lineage[rows] = boxes.stamp_ns, 0.0, seen.lineage()
         tracks.label[rows] = tracks.votes[rows].argmax(1)
         self._hold_heading(rows[~seen.moving])
 
@@ -327,6 +329,7 @@ class Tracker:
             track_id=self._next_id + np.arange(n),
             seen_ns=np.full(n, boxes.stamp_ns, dtype=np.int64),
             missed=np.zeros(n),
+            lineage=seen.lineage(),
         )
         self._next_id += n
 

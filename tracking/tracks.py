@@ -33,6 +33,7 @@ class Tracks:
         label: (T,).
         track_id: (T,).
         seen_ns: (T,) stamp of the last box.
+        lineage: (T,) of the last box, -1 = unknown.
         missed: (T,) seconds since the last box during which a camera looked at its place.
     """
 
@@ -48,6 +49,7 @@ class Tracks:
     track_id: Indices
     seen_ns: Indices
     missed: Array
+    lineage: Indices
 
     def __len__(self) -> int:
         return len(self.track_id)
@@ -68,7 +70,7 @@ class Tracks:
 
         whole = np.zeros(0, dtype=np.int64)
         kinematic = (reals(6), reals(6, 6), reals(), reals(3), reals(2))
-        return cls(*kinematic, reals(), reals(), reals(classes), whole, whole, whole, reals())
+        return cls(*kinematic, reals(), reals(), reals(classes), whole, whole, whole, reals(), whole)
 
     def places(self) -> Array:
         """(T, 2) where the objects are."""
@@ -111,6 +113,11 @@ class Seen:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def lineage(self) -> Indices:
+        """(N,) of the boxes, -1 = unknown."""
+        known = self.boxes.lineage
+        return np.full(len(self), -1, dtype=np.int64) if known is None else known
 
     def fresh_noise(self) -> Array:
         """(N, 2, 2) of the position without its slow part."""

@@ -283,6 +283,23 @@ def test_lineage_of_queries(detector: Detector) -> None:
     assert detector.last_queries.max() >= learned  # propagated queries are among the best
 
 
+def test_boxes_of_a_query_that_is_carried_on_share_their_lineage(detector: Detector) -> None:
+    first = detector.step(_frame(0)).lineage
+    learned, given = detector.variant.num_queries, detector.last_memory_queries
+    queries = detector.last_queries
+    second = detector.step(_frame(1)).lineage
+    assert first is not None
+    assert second is not None
+    carried = detector.last_queries >= learned
+    assert carried.any()
+    for query, number in zip(detector.last_queries[carried], second[carried], strict=True):
+        before = first[queries == given[query - learned]]
+        assert (before == number).all()
+    assert set(second[~carried]).isdisjoint(first)  # learned queries begin anew
+    detector.reset()
+    assert set(detector.step(_frame(2)).lineage).isdisjoint(second)  # type: ignore[arg-type]
+
+
 def test_single_frame_networks_have_no_memory() -> None:
     model = build_model("tiny")
     single = type(model)(replace(model.variant, num_propagated=0, memory_length=0)).eval()
@@ -291,6 +308,7 @@ def test_single_frame_networks_have_no_memory() -> None:
     detector.step(_frame(1))
     assert _same(a, detector.step(_frame(0)))
     assert len(detector.last_memory_queries) == 0
+    assert a.lineage is None
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:

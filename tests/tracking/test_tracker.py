@@ -349,3 +349,20 @@ def test_covariances_say_how_sure_a_track_is() -> None:
     assert np.trace(lost.position_covariance.sum(0)) > np.trace(tracks.position_covariance.sum(0))
     assert (np.linalg.eigvalsh(tracks.position_covariance) > 0).all()
     assert (np.linalg.eigvalsh(tracks.velocity_covariance) > 0).all()
+
+
+def test_a_query_that_is_carried_on_tells_two_objects_apart() -> None:
+    ids = []
+    for bonus in (0.0, 9.0):
+        tracker = Tracker(TrackerConfig(lineage=bonus))
+        for t in (0.0, 0.5, 1.0):
+            before = tracker.step(boxes([[20, 0], [20, 2.6]], t, lineage=np.array([7, 8])), EGO)
+        # both boxes err sideways by more than half of the way to the other object; their queries do not
+        after = tracker.step(boxes([[20, 1.75], [20, 0.5]], 1.5, lineage=np.array([7, 8])), EGO)
+        first, last = (
+            [near(before, 20, 0), near(before, 20, 2.6)],
+            [int(tracker._tracks.track_id[tracker._tracks.lineage == number][0]) for number in (7, 8)],
+        )
+        assert len(after) == 2
+        ids.append(first == last)
+    assert ids == [False, True]
