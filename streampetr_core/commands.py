@@ -23,7 +23,7 @@ def verify_inference(goldens: list[Golden], jpeg: Path | None) -> bool:
     total = sum(len(golden.frames) for golden in goldens)
     frames = (report for golden in goldens for report in verify_golden(golden))
     reports = list(progress(frames, "frames", total))
-    inputs = sorted({golden.input_path for golden in goldens if golden.input_path is not None})
+    inputs = sorted({golden.input_path for golden in goldens if golden.input_path.is_file()})
     folder = jpeg or goldens[0].path.parent / "jpeg"
     pixels = {}
     if inputs and (jpeg is not None or folder.is_dir()):

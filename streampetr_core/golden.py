@@ -5,6 +5,7 @@ Arrays are prefixed `f{i}_` for frame i and have no batch dimension. Legend: `N`
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,8 @@ from streampetr_core.model import VARIANTS, FrameGeometry, Memory, PrependedQuer
 _MODELS = {
     "stream_petr_r50_428q": "r50_704_428q",
     "stream_petr_r50_900q": "r50_704_900q",
+    "stream_petr_r50_24e": "r50_704_900q",
+    "stream_petr_r50_90e": "r50_704_900q",
     "petrv1_r50": "petr_r50_704",
     "focal_petrv1_r50": "focal_petr_r50_704",
 }
@@ -42,13 +45,13 @@ class Golden:
         path: of the file.
         kind: "stream", "single" or "train".
         model: name of the variant.
-        input_path: the file with the images, None where the reference file has them itself.
+        input_path: the file with the images of the frames that bring none; it may be absent where all do.
     """
 
     path: Path
     kind: str
     model: str
-    input_path: Path | None
+    input_path: Path
 
     @cached_property
     def arrays(self) -> dict[str, NDArray]:
@@ -57,22 +60,35 @@ class Golden:
 
     @property
     def frames(self) -> list[int]:
-        """Numbers of the frames with outputs."""
-        numbers = {key[1:].split("_", 1)[0] for key in self.arrays if key[:1] == "f" and key.endswith("_cls_last")}
-        return sorted(int(number) for number in numbers)
+        """Numbers of the frames with outputs.
+
+        Raises:
+            GoldenError: when there is none: nothing compared is nothing proved.
+        """
+        numbers = {int(found[1]) for key in self.arrays if (found := re.fullmatch(r"f(\d+)_cls_last", key))}
+        if not numbers:
+            raise GoldenError(f"{self.path} has no frame (no array 'f0_cls_last'); it is no reference file")
+        return sorted(numbers)
 
     @cached_property
     def _base_images(self) -> Tensor:
-        if self.input_path is None:
-            raise GoldenError(f"{self.path}: no input file belongs to it")
-        return torch.from_numpy(load_arrays(self.input_path)["img_fp16"]).float()
+        if not self.input_path.is_file():
+            raise GoldenError(f"{self.path}: its input file {self.input_path.name} is not beside it")
+        arrays = load_arrays(self.input_path)
+        if "img_fp16" not in arrays:
+            raise GoldenError(f"{self.input_path} has no array 'img_fp16'; it is no input file")
+        return torch.from_numpy(arrays["img_fp16"]).float()
 
     def has(self, frame: int, key: str) -> bool:
         """True where the file has this array of this frame."""
         return f"f{frame}_{key}" in self.arrays
 
     def get(self, frame: int, key: str) -> Tensor:
-        """One array of a frame, with a batch dimension in front."""
+        """One array of a frame, with a batch dimension in front.
+
+        Raises:
+            GoldenError: when the file does not have it.
+        """
         name = f"f{frame}_{key}"
         if name not in self.arrays:
             raise GoldenError(f"{self.path} has no array '{name}'; it is not complete")
@@ -129,7 +145,7 @@ class Golden:
 
 
 def open_golden(path: str | Path) -> Golden:
-    """The reference file at `path`: the name tells the network, the input file is looked up beside it.
+    """The reference file at `path`: the name begins with the network's, the input file is looked up beside it.
 
     Raises:
         GoldenError: when a file is absent or the network is not one that this program builds.
@@ -139,20 +155,19 @@ def open_golden(path: str | Path) -> Golden:
     if len(parts) != 3 or parts[0] != "golden":
         raise GoldenError(f"{path}: the name says no configuration; expected golden_<kind>_<configuration>.npz")
     kind, config = parts[1], parts[2]
+    model = next((_MODELS[known] for known in _MODELS if f"{config}_".startswith(f"{known}_")), "")
     if any(word in config for word in _NOT_YET):
         raise GoldenError(f"{path}: configuration '{config}' is not supported yet; known: {', '.join(_MODELS)}")
-    if kind not in _KINDS or config not in _MODELS:
+    if kind not in _KINDS or not model:
         known = f"golden_{{{','.join(_KINDS)}}}_{{{','.join(_MODELS)}}}.npz"
         raise GoldenError(f"{path}: '{kind}_{config}' is not known; expected {known}")
     if not path.is_file():
         raise GoldenError(f"{path} does not exist")
-    input_path = None
-    if kind != "train":
-        height, width = VARIANTS[_MODELS[config]].input_size
-        input_path = path.with_name(f"input_r50_{width}x{height}.npz")
-        if not input_path.is_file():
-            raise GoldenError(f"{path}: its input file {input_path.name} is not beside it")
-    return Golden(path, kind, _MODELS[config], input_path)
+    height, width = VARIANTS[model].input_size
+    golden = Golden(path, kind, model, path.with_name(f"input_r50_{width}x{height}.npz"))
+    if not all(golden.has(frame, "img_fp16") for frame in golden.frames) and not golden.input_path.is_file():
+        raise GoldenError(f"{path}: its input file {golden.input_path.name} is not beside it")
+    return golden
 
 
 def load_arrays(path: Path) -> dict[str, NDArray]:

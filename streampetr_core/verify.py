@@ -86,9 +86,17 @@ def verify_golden(golden: Golden) -> Iterator[FrameReport]:
     """
     model = build_model(golden.model)
     model.load_state_dict(recipe_state_dict(model), strict=True)
-    memory = None
+    memory, last = None, None
     for frame in golden.frames:
         starts = golden.starts(frame)
+        if not starts and last != frame - 1:  # the file leaves out what came before, not what it left behind
+            memory = golden.memory(frame - 1)
+            if memory is None:
+                raise GoldenError(
+                    f"{golden.path}: frame {frame} continues, but no memory of frame {frame - 1} is stored"
+                )
+        last = frame
+        _check_cameras(golden, frame)
         with torch.inference_mode():
             outputs = model.forward_frame(
                 golden.images(frame),
@@ -98,6 +106,21 @@ def verify_golden(golden: Golden) -> Iterator[FrameReport]:
             )
             memory = outputs.memory
             yield compare_frame(golden, frame, starts, model, outputs)
+
+
+def _check_cameras(golden: Golden, frame: int) -> None:
+    """Refuse a frame whose cameras are not as many everywhere.
+
+    Raises:
+        GoldenError: naming the shapes.
+    """
+    shapes = [tuple(golden.get(frame, key).shape[1:]) for key in ("lidar2img", "intrinsics")]
+    count = golden.images(frame).shape[1]
+    if shapes != [(count, 4, 4)] * 2:
+        raise GoldenError(
+            f"{golden.path}: frame {frame} has {count} images, lidar2img {shapes[0]} and intrinsics {shapes[1]}; "
+            f"both must be {(count, 4, 4)}"
+        )
 
 
 def compare_frame(
@@ -186,6 +209,12 @@ def compare_rows(
 
     Rows from `fixed` on that differ by more than the tolerance are paired among themselves, nearest first.
     """
+    for name in ours:
+        if ours[name].shape != theirs[name].shape:
+            found, wanted = tuple(theirs[name].shape), tuple(ours[name].shape)
+            raise GoldenError(
+                f"reference '{name}' has shape {found}, the network gives {wanted}; is the file whole?"
+            )
     difference = {name: (ours[name] - theirs[name]).abs().double() for name in ours}
     excess = torch.stack([d.amax(1) / TOLERANCE[name] for name, d in difference.items()]).amax(0)
     bad = torch.nonzero(~(excess <= 1.0)).flatten()
@@ -215,6 +244,10 @@ def compare_boxes(golden: Golden, frame: int, outputs: FrameOutputs, model: Stre
     ours[:, 2] -= ours[:, 5] / 2  # the published decoder gives bottom centres
     boxes = golden.get(frame, "det_boxes")[0].numpy().astype(np.float64)
     their_scores, their_labels = (golden.get(frame, f"det_{name}")[0].numpy() for name in ("scores", "labels"))
+    if not len(boxes) == len(their_scores) == len(their_labels) or boxes.shape[1:] != (9,):
+        raise GoldenError(
+            f"{golden.path}: det_boxes, det_scores and det_labels of frame {frame} do not fit together"
+        )
     difference = np.abs(boxes[:, None] - ours[None])
     turn = difference[..., 6]
     difference[..., 6] = np.minimum(turn, np.abs(2 * np.pi - turn))

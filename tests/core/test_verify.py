@@ -105,8 +105,56 @@ def test_files_that_cannot_be_verified(tmp_path: Path, name: str, says: str) -> 
 def test_damaged_and_lonely_files(shared: Path, tmp_path: Path) -> None:
     path = tmp_path / "golden_stream_petrv1_r50.npz"
     path.write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(GoldenError, match="cannot be read"):
+        open_golden(path)
+    path.unlink()
+    path.symlink_to(shared / "golden" / path.name)
     with pytest.raises(GoldenError, match=r"input file input_r50_704x256\.npz is not beside it"):
         open_golden(path)
-    (tmp_path / "input_r50_704x256.npz").symlink_to(shared / "golden" / "input_r50_704x256.npz")
-    with pytest.raises(GoldenError, match="cannot be read"):
-        _ = open_golden(path).frames
+
+
+def _part_of_the_stream(shared: Path, folder: Path, frames: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Arrays of some frames of the reference stream; their input file is put into `folder`."""
+    (folder / "input_r50_704x256.npz").symlink_to(shared / "golden" / "input_r50_704x256.npz")
+    prefixes = tuple(f"f{frame}_" for frame in frames)
+    with np.load(shared / "golden" / STREAM) as file:
+        return {key: file[key] for key in file.files if key.startswith(prefixes)}
+
+
+def test_a_file_without_frames_proves_nothing(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _part_of_the_stream(shared, tmp_path, ())
+    np.savez(tmp_path / STREAM, something=np.zeros(3))
+    assert streampetr_cli.main(["verify", str(tmp_path / STREAM)]) == 2
+    assert "has no frame" in capsys.readouterr().err
+
+
+def test_a_later_part_of_a_stream_begins_from_the_stored_memory(shared: Path, tmp_path: Path) -> None:
+    arrays = _part_of_the_stream(shared, tmp_path, (1, 2))
+    kept = {key: value for key, value in arrays.items() if key.startswith(("f2_", "f1_memory_"))}
+    np.savez(tmp_path / STREAM, **kept)
+    (report,) = verify_golden(open_golden(tmp_path / STREAM))
+    assert report.frame == 2
+    assert report.passed, report
+    np.savez(tmp_path / STREAM, **{key: value for key, value in kept.items() if key.startswith("f2_")})
+    with pytest.raises(GoldenError, match="frame 2 continues, but no memory of frame 1"):
+        list(verify_golden(open_golden(tmp_path / STREAM)))
+
+
+def test_frames_may_bring_their_images_and_names_a_suffix(shared: Path, tmp_path: Path) -> None:
+    with np.load(shared / "golden" / "golden_stream_petrv1_r50.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    with np.load(shared / "golden" / "input_r50_704x256.npz") as file:
+        arrays["f0_img_fp16"] = file["img_fp16"]
+    np.savez(tmp_path / "golden_stream_petrv1_r50_again.npz", **arrays)
+    (report,) = verify_golden(open_golden(tmp_path / "golden_stream_petrv1_r50_again.npz"))
+    assert report.passed, report
+
+
+@pytest.mark.parametrize("key", ["lidar2img", "box_last", "memory_velo", "det_scores"])
+def test_arrays_of_wrong_shape_are_named(shared: Path, tmp_path: Path, key: str) -> None:
+    arrays = _part_of_the_stream(shared, tmp_path, (0,))
+    np.savez(tmp_path / STREAM, **arrays | {f"f0_{key}": arrays[f"f0_{key}"][:-1]})
+    with pytest.raises(GoldenError, match=r"shape|fit together|both must be"):
+        list(verify_golden(open_golden(tmp_path / STREAM)))
