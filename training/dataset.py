@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from streampetr_core.model.variants import Variant
 from training.augmentation import Augmentation
-from training.example import Example, Packed, make_example, pack
+from training.batch import Batch
+from training.example import Example, collate, make_example
 from training.index import FrameIndex, FrameIndexError
 from training.modes import Mode
 from training.sampler import StreamingSampler, Turn, WindowSampler, make_sampler
@@ -85,6 +86,6 @@ class Dataset:
             all_views=self.all_views,
         )
 
-    def step(self, turns: Sequence[Sequence[Turn]]) -> Packed:
-        """All frames of a training step."""
-        return pack([self[turn] for frame in turns for turn in frame], len(turns[0]))
+    def step(self, turns: Sequence[Sequence[Turn]]) -> tuple[Batch, ...]:
+        """A training step, made in the calling thread: one batch for each of its frames."""
+        return collate([self[turn] for frame in turns for turn in frame], len(turns[0]))

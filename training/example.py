@@ -58,7 +58,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Example:
-    """One augmented frame as plain arrays, cheap to hand from process to process.
+    """One augmented frame as plain arrays.
 
     Attributes:
         images: (N, H, W, 3) float32, normalised; absent cameras 0.
@@ -162,48 +162,27 @@ def _in_range(boxes: NDArray, pc_range: Sequence[float]) -> NDArray[np.bool_]:
     return (x > pc_range[0]) & (y > pc_range[1]) & (x < pc_range[3]) & (y < pc_range[4])
 
 
-@dataclass(frozen=True)
-class Packed:
-    """Examples on their way between processes: all images in one tensor, which shared memory carries.
+def collate(examples: Sequence[Example], slots: int, pin_memory: bool = False) -> tuple[Batch, ...]:
+    """One batch for each frame of a training step, from its examples frame after frame and slot after slot.
 
-    Attributes:
-        images: (K, N, H, W, 3) float32.
-        rest: the K examples without images.
-        slots: examples of a batch; K is a multiple.
-    """
-
-    images: Tensor
-    rest: list[Example]
-    slots: int
-
-    def pin_memory(self) -> Packed:
-        """The images in page-locked memory; torch's data loader calls this in a thread."""
-        return Packed(self.images.pin_memory(), self.rest, self.slots)
-
-    def batches(self) -> tuple[Batch, ...]:
-        """One batch for each frame of the step, in order."""
-        starts = range(0, len(self.rest), self.slots)
-        return tuple(_batch(self.images[i : i + self.slots], self.rest[i : i + self.slots]) for i in starts)
-
-
-def pack(examples: Sequence[Example], slots: int) -> Packed:
-    """Examples of a step, frame after frame and slot after slot.
+    Images are channels last in memory; `pin_memory` puts them into page-locked memory.
 
     Raises:
         ValueError: when the examples differ in the number of cameras.
     """
-    counts = {example.images.shape[0] for example in examples}
+    counts = {len(example.images) for example in examples}
     if len(counts) > 1:
         raise ValueError(f"frames of {' and '.join(map(str, sorted(counts)))} cameras cannot share a batch")
-    none = torch.empty(0)
-    rest = [Example(**{**example.__dict__, "images": none}) for example in examples]
-    return Packed(torch.stack([example.images for example in examples]), rest, slots)
+    starts = range(0, len(examples), slots)
+    return tuple(_batch(examples[i : i + slots], pin_memory) for i in starts)
 
 
-def _batch(images: Tensor, examples: Sequence[Example]) -> Batch:
+def _batch(examples: Sequence[Example], pin_memory: bool) -> Batch:
     def stacked(name: str) -> Tensor:
         return torch.from_numpy(np.stack([getattr(example, name) for example in examples]))
 
+    images = torch.empty((len(examples), *examples[0].images.shape), pin_memory=pin_memory)
+    torch.stack([example.images for example in examples], out=images)
     present = stacked("present")
     geometry = FrameGeometry(
         image_from_model=stacked("image_from_model"),

@@ -171,7 +171,8 @@ class _Builder:
             velocity[:, 2] = 0.0  # of a velocity in the map only the plane is used
             boxes[:, :3] = apply(model_from_map, [row["translation"] for row in rows])
             boxes[:, 3:6] = np.array([row["size"] for row in rows])[:, [1, 0, 2]]  # tables: width, length, height
-            boxes[:, 6] = np.arctan2(heading[:, 1, 0], heading[:, 0, 0])
+            # the angle that pyquaternion calls yaw; of a frame tilted by 1 degree it is off by 0.0002 rad at most
+            boxes[:, 6] = np.arctan2(-heading[:, 0, 1], heading[:, 0, 0])
             boxes[:, 7:] = np.nan_to_num((velocity @ rotation.T)[:, :2])
         labels = [NUSCENES_CLASSES.index(tables.detection_name(row) or "") for row in rows]
         valid = [row["num_lidar_pts"] + row["num_radar_pts"] > 0 for row in rows]

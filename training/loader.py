@@ -1,39 +1,32 @@
-"""Training steps in order, prepared ahead of time, and the position to resume from.
+"""Training steps of a data set in order, prepared ahead of time, and the position to resume from.
 
-Every random number hangs on the step's number and the slot, so the number of worker processes changes nothing but
-the speed.
+Every random number hangs on the step's number and the slot, so the number of threads changes only the speed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import cv2
-import torch
-from torch.utils.data import DataLoader
-
-from training.batch import Batch
 from training.dataset import Dataset
-from training.example import Packed
-from training.sampler import Sampler, Step, saved_step
-
-StepBatches = tuple[Batch, ...]
-"""One batch for each frame of a training step, in the order in which they are played."""
+from training.example import Example
+from training.prefetch import StepBatches, ahead_of_time
+from training.sampler import Sampler, saved_step
 
 
 class Loader:
     """Endless training steps of a data set.
 
     Iterating begins at the position that was loaded, or goes on where the last iteration was left; steps that were
-    prepared ahead but not yet given out are made again.
+    prepared ahead but not yet handed out are made again.
 
     Args:
         dataset: of frames.
         sampler: which of them, in what order.
-        workers: processes that decode and augment; 0 = all in the calling thread.
+        workers: threads that decode and augment, a frame at a time; 0 = all in the calling thread.
         pin_memory: images in page-locked memory, from where a copy to a CUDA device need not wait.
-        ahead: steps that each worker prepares in advance.
+        ahead: steps prepared in advance.
     """
 
     def __init__(
@@ -44,21 +37,24 @@ class Loader:
         self.position = 0
 
     def __iter__(self) -> Iterator[StepBatches]:
-        loader: DataLoader[Packed] = DataLoader(
-            _Steps(self.dataset),  # type: ignore[arg-type]
-            sampler=self.sampler.steps(self.position),  # type: ignore[arg-type]
-            batch_size=None,
-            num_workers=self.workers,
-            prefetch_factor=self.ahead if self.workers else None,
-            pin_memory=self.pin_memory,
-            worker_init_fn=_one_thread,
-        )
-        for packed in loader:
+        for batches in self._prepared() if self.workers else self._inline():
             self.position += 1
-            yield packed.batches()
+            yield batches
+
+    def _inline(self) -> Iterator[StepBatches]:
+        return (self.dataset.step(step) for step in self.sampler.steps(self.position))
+
+    def _prepared(self) -> Iterator[StepBatches]:
+        steps = self.sampler.steps(self.position)
+        pool = ThreadPoolExecutor(self.workers, "decode")
+
+        def next_step() -> list[Future[Example]]:
+            return [pool.submit(self.dataset.__getitem__, turn) for frame in next(steps) for turn in frame]
+
+        return ahead_of_time(pool, next_step, len(self.sampler.own), self.ahead, self.pin_memory)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the steps that were given out, and what it is a position in."""
+        """The position after the steps that were handed out, and what it is a position in."""
         return {"step": self.position, **self.sampler.identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -68,19 +64,3 @@ class Loader:
             SamplerError: when it is of other data, another mode, seed or batch size.
         """
         self.position = saved_step(state, self.sampler.identity())
-
-
-class _Steps:
-    """The data set as torch's loader wants it: indexed by what is to be played."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, step: Step) -> Packed:
-        return self.dataset.step(step)
-
-
-def _one_thread(worker: int) -> None:
-    """Processes are the parallelism; threads of theirs would only fight."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)

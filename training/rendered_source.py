@@ -6,7 +6,6 @@ mode wants it. What a drive shows depends on its number alone: a position is eno
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,8 +22,8 @@ from streampetr_core.geometry import inverse
 from streampetr_core.model.variants import Variant
 from training.augmentation import Augmentation
 from training.boxes_2d import project_boxes
-from training.example import Example, FrameTruth, Origin, make_example, pack
-from training.loader import StepBatches
+from training.example import Example, FrameTruth, Origin, make_example
+from training.prefetch import StepBatches, ahead_of_time
 from training.sampler import saved_step
 
 _DRIVES = 10_000_000
@@ -62,7 +61,7 @@ class RenderedSource:
         slots: of this process; rank, ranks: this process, and how many there are.
         device: where rays are cast, best the device that trains.
         threads: slots that are rendered at the same time, ahead of the training step.
-        ahead: steps prepared in advance.
+        ahead, pin_memory: see `Loader`.
 
     Raises:
         RenderedSourceError: on numbers that cannot be.
@@ -81,6 +80,7 @@ class RenderedSource:
         device: str | torch.device = "auto",
         threads: int = 2,
         ahead: int = 2,
+        pin_memory: bool = False,
     ) -> None:
         if slots < 1 or not 0 <= rank < ranks or threads < 1 or ahead < 0:
             raise RenderedSourceError(
@@ -90,32 +90,23 @@ class RenderedSource:
         self.world, self.variant, self.augmentation = world, variant, augmentation
         self.total = slots * ranks
         self.slots = range(rank * slots, (rank + 1) * slots)
-        self.device, self.threads, self.ahead = device, threads, ahead
+        self.device, self.threads, self.ahead, self.pin_memory = device, threads, ahead, pin_memory
         self.position = 0
 
     def __iter__(self) -> Iterator[StepBatches]:
         videos = [_Video(self, slot, self.position) for slot in self.slots]
         pool = ThreadPoolExecutor(self.threads, "render", initializer=_render_thread, initargs=(self.device,))
-        coming: deque[list[Future[Example]]] = deque()
         waiting_for: list[Future[Example] | None] = [None] * len(videos)
 
-        def order() -> None:
-            step = []
-            for i, video in enumerate(videos):
-                # a slot's frames are made in order: one waits for the one before
-                waiting_for[i] = pool.submit(video.next, waiting_for[i])
-                step.append(waiting_for[i])
-            coming.append(step)
+        def next_step() -> list[Future[Example]]:
+            # a slot's frames are made in order: one waits for the one before
+            futures = [pool.submit(video.next, before) for video, before in zip(videos, waiting_for, strict=True)]
+            waiting_for[:] = futures
+            return futures
 
-        try:
-            while True:
-                while len(coming) <= self.ahead:
-                    order()
-                examples = [future.result() for future in coming.popleft()]
-                self.position += 1
-                yield pack(examples, len(examples)).batches()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        for batches in ahead_of_time(pool, next_step, len(videos), self.ahead, self.pin_memory):
+            self.position += 1
+            yield batches
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the steps that were given out, and what it is a position in."""

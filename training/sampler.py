@@ -41,7 +41,13 @@ Step = list[list[Turn]]
 
 
 class Sampler(Protocol):
-    """An endless sequence of steps that can be continued from any of them."""
+    """An endless sequence of steps that can be continued from any of them.
+
+    Attributes:
+        own: this process's slots among those of all.
+    """
+
+    own: range
 
     def steps(self, start: int = 0) -> Iterator[Step]:
         """Steps from number `start` on."""

@@ -142,7 +142,7 @@ def test_window_rules() -> None:
 
 
 def test_a_window_is_a_piece_of_the_stream_played_cold() -> None:
-    """With no frame left out, a window ending with the eighth frame of a run is that run's beginning as a stream."""
+    """With no frame left out, a window ending with a run's eighth frame is that run's beginning as a stream."""
     starts = starts_of(LENGTHS)
     mode = training_mode("sliding_window", skipped=0)
     windows = {}
