@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,8 @@ from typing import TypeVar
 from streampetr_core.errors import StreamPETRError
 
 T = TypeVar("T")
+
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class OutputError(StreamPETRError):
@@ -72,7 +75,7 @@ def atomic_output(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     Parent folders are made. On any exception, Ctrl-C too, the temporary is removed and `path` is as before.
 
     Raises:
-        OutputError: when `path` exists and `overwrite` is False, or its folder cannot be written.
+        OutputError: when `path` exists and `overwrite` is False, its folder cannot be written or the disk is full.
     """
     target = Path(path)
     if target.exists() and not overwrite:
@@ -86,6 +89,10 @@ def atomic_output(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(target)
         if temporary.exists():
             os.replace(temporary, target)
+    except OSError as error:
+        if str(temporary) not in str(error.filename) and error.errno not in _DISK_TROUBLE:
+            raise
+        raise OutputError(f"{target} cannot be written: {error.strerror}; choose another output path") from error
     finally:
         _remove(temporary)
 
