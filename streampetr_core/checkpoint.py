@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,15 +55,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return _unwrap(torch.load(path, map_location="cpu", weights_only=True))
+        with warnings.catch_warnings():  # of torch, about files that it then refuses
+            warnings.simplefilter("ignore")
+            return _unwrap(torch.load(path, map_location="cpu", weights_only=True))
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
     except Exception as error:  # every reader has its own way to say that a file is broken
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read ({reason}); it is damaged, no weights file, or needs code to load, "
-            "which is refused"
-        ) from error
+        if "Weights only load failed" in str(error):  # torch goes on to advise loading it all the same
+            reason = "it is no weights file, or needs code to load, which is refused"
+        else:
+            reason = f"{type(error).__name__}; it is damaged or no weights file"
+        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
 
 
 def checkpoint_metadata(path: str | Path) -> dict[str, str]:
@@ -160,6 +163,9 @@ def _check(model: StreamPETR, state: dict[str, Tensor], name: str) -> None:
             f"{name} is not a checkpoint of '{model.variant.name}': {len(wrong)} shapes differ, first {shapes}; "
             "choose the model that it belongs to"
         )
+    spoilt = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if spoilt:
+        raise CheckpointError(f"{name}: NaN or infinity in {len(spoilt)} tensors, first {', '.join(spoilt[:3])}")
 
 
 def _some(what: str, keys: list[str]) -> str:

@@ -119,3 +119,17 @@ def test_damaged_and_dangerous_files(tmp_path: Path, capsys: pytest.CaptureFixtu
     torch.save({"state_dict": {"a": "text"}}, tmp_path / "empty.pth")
     with pytest.raises(CheckpointError, match="holds no tensors"):
         load_checkpoint(model, tmp_path / "empty.pth")
+
+
+def test_weights_that_are_no_numbers_are_refused(trained: StreamPETR) -> None:
+    state = dict(trained.state_dict())
+    state["img_backbone.conv1.weight"] = torch.full_like(state["img_backbone.conv1.weight"], float("nan"))
+    with pytest.raises(CheckpointError, match=r"NaN or infinity in 1 tensors, first img_backbone\.conv1\.weight"):
+        load_checkpoint(build_model("tiny"), state)
+
+
+def test_a_refused_file_is_not_recommended(tmp_path: Path) -> None:
+    (tmp_path / "dangerous.pth").write_bytes(pickle.dumps({"state_dict": _Runs()}, protocol=2))
+    with pytest.raises(CheckpointError, match="needs code to load, which is refused") as error:
+        load_checkpoint(build_model("tiny"), tmp_path / "dangerous.pth")
+    assert "weights_only" not in str(error.value)
