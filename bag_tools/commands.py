@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
 from streampetr_core.console import parse
+
+if TYPE_CHECKING:
+    from bag_tools.pipeline import Results
 
 
 @dataclass
@@ -120,6 +125,7 @@ def detect(argv: list[str]) -> int:
     results = run(detect_source(shown, detector), Tracker(config) if arguments.track else None)
     filled = fill(results, tables) if tables else 0
     _report(results.counts, results.write_detections(arguments.out), filled)
+    print(*_complaints(results, sources), sep="", end="")
     if arguments.track:
         print(f"wrote {results.write_tracks(arguments.out)} ({results.counts['track boxes']} boxes)")
     return 0
@@ -251,6 +257,18 @@ def _report(counts: Counter[str], path: Path, filled: int = 0, boxes: str = "box
     said = [f"{count} {name}" for name, count in extras.items() if count]
     if said:
         print("; ".join(said))
+
+
+def _complaints(results: Results, sources: Iterable[object]) -> Iterator[str]:
+    """Lines on what was wrong with the sources and was survived: the first warnings, sets left out, lost ends."""
+    for warning in results.warnings:
+        yield f"warning: {warning}\n"
+    for source in sources:
+        path = getattr(source, "path", None)
+        if lost := getattr(source, "lost_bytes", 0):
+            yield f"warning: {path} was cut off: {lost} bytes at its end are no whole record, the rest was used\n"
+        for what, count in getattr(source, "counts", {}).items():
+            yield f"warning: {path}: {count} {what}\n"
 
 
 @dataclass

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from streampetr_core.detector import Detector
 
 BOXES_TOPIC = "/perception_node/boxes"
+MOST_WARNINGS = 5
 
 
 class PipelineError(StreamPETRError):
@@ -85,16 +86,20 @@ class Results:
     Attributes:
         detections, tracks: sample token -> rows; an empty list where nobody looked.
         counts: frames, key frames, those without images, boxes, warnings, memory resets.
+        warnings: the first few, with the instant they are of.
     """
 
     detections: dict[str, list[Row]] = field(default_factory=dict)
     tracks: dict[str, list[Row]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
 
     def add(self, item: Detected, tracks: Boxes3D | None = None) -> None:
         """File the rows of one instant; instants between key frames are only counted."""
         self.counts["frames"] += 1
         self.counts["warnings"] += len(item.warnings)
+        room = MOST_WARNINGS - len(self.warnings)
+        self.warnings += [f"{item.key}: {warning}" for warning in item.warnings[:room]]
         self.counts["memory resets"] += item.reset_reason not in ("", "first frame", "first_frame")
         if not item.is_key_frame:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +212,21 @@ def test_the_verbs_give_the_same_rows_from_the_data_set_and_from_its_bag(real: P
     one, two = (json.loads((tmp_path / out / "tracks.json").read_text())["results"] for out in ("bag", "apart"))
     for token, rows in one.items():
         assert [row["tracking_id"] for row in rows] == [row["tracking_id"] for row in two[token]]
+
+
+def test_what_a_source_lacks_is_said(real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bag that was cut off is used as far as it goes, and the command says so."""
+    assert streampetr_cli.main(["convert", str(real), str(tmp_path / "bags"), "--scenes", "scene-0103"]) == 0
+    (bag,) = (tmp_path / "bags").rglob("*.mcap")
+    content = bag.read_bytes()
+    bag.write_bytes(content[: len(content) // 2])
+    command = ["detect", str(bag.parent), "--model", "tiny", "--weights", "random", "--out", str(tmp_path / "out")]
+    assert streampetr_cli.main(command) == 0
+    assert "was cut off" in capsys.readouterr().out
+
+
+def test_the_first_warnings_are_kept_by_name(source: NuScenesSource) -> None:
+    (item,) = detect_source([replace(source[0], warnings=("CAM_BACK: corrupt",) * 9)], TruthDetector())  # type: ignore[arg-type]
+    results = run([item])
+    assert results.counts["warnings"] == 9
+    assert results.warnings == [f"{item.sample_token}: CAM_BACK: corrupt"] * 5
