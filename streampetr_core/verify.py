@@ -96,7 +96,7 @@ def verify_golden(golden: Golden) -> Iterator[FrameReport]:
                     f"{golden.path}: frame {frame} continues, but no memory of frame {frame - 1} is stored"
                 )
         last = frame
-        _check_cameras(golden, frame)
+        check_cameras(golden, frame)
         with torch.inference_mode():
             outputs = model.forward_frame(
                 golden.images(frame),
@@ -108,7 +108,7 @@ def verify_golden(golden: Golden) -> Iterator[FrameReport]:
             yield compare_frame(golden, frame, starts, model, outputs)
 
 
-def _check_cameras(golden: Golden, frame: int) -> None:
+def check_cameras(golden: Golden, frame: int) -> None:
     """Refuse a frame whose cameras are not as many everywhere.
 
     Raises:

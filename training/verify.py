@@ -16,7 +16,7 @@ from streampetr_core.cameras import NUSCENES_CAMERAS
 from streampetr_core.golden import Golden, GoldenError
 from streampetr_core.model import VARIANTS, FrameOutputs, StreamPETR
 from streampetr_core.recipe import recipe_state_dict
-from streampetr_core.verify import TOLERANCE, FrameReport, compare_frame
+from streampetr_core.verify import TOLERANCE, FrameReport, check_cameras, compare_frame
 from training.batch import Batch, Targets
 from training.denoising import Denoising, denoising_queries
 from training.losses import compute_losses
@@ -83,20 +83,23 @@ def verify_training(golden: Golden) -> Iterator[TrainingReport]:
     memory = None
     for frame in golden.frames:
         starts = golden.starts(frame)
+        if not starts and memory is None:
+            raise GoldenError(f"{golden.path}: frame {frame} continues, but no frame comes before it")
+        check_cameras(golden, frame)
         batch = golden_batch(golden, frame)
         targets = pack_3d(batch.targets, batch.images.device)
-        noise = golden.get(frame, "dn_rand_0")
-        if noise.shape != (1, 10 * targets.counts[0], 3):
+        noise, wanted = golden.get(frame, "dn_rand_0"), 10 * targets.counts[0]
+        if noise.shape != (1, wanted, 3):
             raise GoldenError(
-                f"{golden.path}: f{frame}_dn_rand_0 has shape {tuple(noise.shape[1:])}; expected "
-                f"({10 * targets.counts[0]}, 3) for {targets.counts[0]} boxes"
+                f"{golden.path}: f{frame}_dn_rand_0 has shape {tuple(noise.shape[1:])}; expected ({wanted}, 3) for "
+                f"{targets.counts[0]} boxes"
             )
         denoising = denoising_queries(targets, model.variant, noise=noise)
-        assert denoising is not None
+        if denoising is None or model.img_roi_head is None:
+            raise GoldenError(f"{golden.path}: frame {frame} has no boxes, or its network no 2D head")
         outputs = model.forward_frame(
             batch.images, batch.geometry, None if starts else memory, prepended=denoising.queries
         )
-        assert model.img_roi_head is not None
         auxiliary = model.img_roi_head(outputs.features.flatten(0, 1))
         # the annotations in the file are numbered as the 3D classes, also for the 2D head
         channels = tuple(range(len(model.variant.class_names)))
