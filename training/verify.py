@@ -91,8 +91,8 @@ def verify_training(golden: Golden) -> Iterator[TrainingReport]:
         noise, wanted = golden.get(frame, "dn_rand_0"), 10 * targets.counts[0]
         if noise.shape != (1, wanted, 3):
             raise GoldenError(
-                f"{golden.path}: f{frame}_dn_rand_0 has shape {tuple(noise.shape[1:])}; expected ({wanted}, 3) for "
-                f"{targets.counts[0]} boxes"
+                f"{golden.path}: f{frame}_dn_rand_0 has shape {tuple(noise.shape[1:])}; expected ({wanted}, 3) "
+                f"for {targets.counts[0]} boxes"
             )
         denoising = denoising_queries(targets, model.variant, noise=noise)
         if denoising is None or model.img_roi_head is None:
