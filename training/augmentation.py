@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.geometry import wrap_angle
@@ -61,8 +62,8 @@ class Draw:
         return ImagePlan(scale, resized, left, resized[1] - size[0], size)
 
     def image(self, image: NDArray[np.uint8], plan: ImagePlan) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3) -> uint8 (h, w, 3)."""
-        pixels = resize_and_crop(image, plan)
+        """uint8 (H, W, 3) -> uint8 (h, w, 3); not zoomed, the evaluation's pixels."""
+        pixels = resize_and_crop(image, plan) if self.zoom == 1 else _resampled_window(image, plan)
         return np.ascontiguousarray(pixels[:, ::-1]) if self.flip else pixels
 
     def network_from_image(self, plan: ImagePlan) -> Array:
@@ -111,6 +112,20 @@ class Draw:
         result[:, 6] = wrap_angle(result[:, 6] - self.rotation)
         result[:, 7:] = result[:, 7:] @ matrix[:2, :2].T
         return result
+
+
+def _resampled_window(image: NDArray[np.uint8], plan: ImagePlan) -> NDArray[np.uint8]:
+    """What `resize_and_crop` gives, from the part of the image that is needed: a third faster for sizes without a
+    common divisor, and here and there (2 pixels of 10,000) a grey level off."""
+    height, width = plan.size
+    left, top = max(0, plan.left), max(0, plan.top)
+    right, bottom = min(plan.resized[0], plan.left + width), min(plan.resized[1], plan.top + height)
+    across, down = image.shape[1] / plan.resized[0], image.shape[0] / plan.resized[1]
+    box = (left * across, top * down, right * across, bottom * down)
+    part = Image.fromarray(image).resize((right - left, bottom - top), Image.Resampling.BICUBIC, box=box)
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    pixels[top - plan.top : bottom - plan.top, left - plan.left : right - plan.left] = np.asarray(part)
+    return pixels
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bag_tools.nuscenes_source import LIDAR, NuScenesSource, Sample
-from bag_tools.nuscenes_tables import TABLES, NuScenesTables, Row
+from bag_tools.nuscenes_tables import TABLES, NuScenesTables, Row, nanoseconds
 from streampetr_core.boxes import NUSCENES_CLASSES
 from streampetr_core.cameras import CameraModel
 from streampetr_core.console import OutputError, progress
@@ -133,14 +133,14 @@ class _Builder:
         tables = self.source.tables
         row = tables.get("sample", sample.token)
         data = tables.sample_data(row)
-        frame = self.source.frame(sample, decode=False)
+        rig, map_from_ego = self.source.rig(sample), self.source.map_from_ego(sample)
         new_scene = sample.scene != self.scene
         self.scene, self.scene_number = sample.scene, self.scene_number + new_scene
-        poses, stamps, paths = frame.map_from_ego_at_camera.copy(), frame.image_stamps_ns.copy(), []
-        for i, name in enumerate(frame.rig.names):
+        poses, stamps, paths = np.tile(map_from_ego, (len(rig), 1, 1)), [sample.stamp_ns] * len(rig), []
+        for i, name in enumerate(rig.names):
             paths.append(data[name]["filename"] if name in data else "")
             if name in data:  # the file may be absent now; where it was taken is known
-                poses[i], stamps[i] = tables.ego_pose(data[name]), data[name]["timestamp"] * 1000
+                poses[i], stamps[i] = tables.ego_pose(data[name]), nanoseconds(data[name]["timestamp"])
         self.put(
             tokens=sample.token,
             paths=paths,
@@ -148,16 +148,16 @@ class _Builder:
             starts=new_scene or not data[LIDAR]["prev"],
             stamps_ns=sample.stamp_ns,
             image_stamps_ns=stamps,
-            map_from_ego=frame.map_from_ego,
+            map_from_ego=map_from_ego,
             map_from_ego_at_camera=poses,
-            ego_from_model=frame.rig.ego_from_model,
-            cameras=[self.camera(camera) for camera in frame.rig.cameras],
+            ego_from_model=rig.ego_from_model,
+            cameras=[self.camera(camera) for camera in rig.cameras],
         )
         rows = [row for row in tables.annotations(row) if tables.detection_name(row) is not None]
-        self.add_boxes(rows, inverse(frame.map_from_ego @ frame.rig.ego_from_model))
+        self.add_boxes(rows, inverse(map_from_ego @ rig.ego_from_model))
         centers = np.array([row["translation"] for row in rows]).reshape(-1, 3)
         corners = _corners(rows)
-        for camera, pose in zip(frame.rig.cameras, poses, strict=True):
+        for camera, pose in zip(rig.cameras, poses, strict=True):
             view = project_boxes(corners, centers, inverse(pose @ camera.ego_from_camera), camera)
             self.put(views=view)
 

@@ -9,12 +9,35 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
 
 from training.batch import Batch
 from training.example import Example, collate
 
 StepBatches = tuple[Batch, ...]
 """One batch for each frame of a training step, in the order in which they are played."""
+
+
+class StepSource(Protocol):
+    """Endless training steps that can be continued: a `Loader` or a `RenderedSource`.
+
+    Attributes:
+        position: steps handed out so far, over all sessions of a run.
+    """
+
+    position: int
+
+    def __iter__(self) -> Iterator[StepBatches]:
+        """Steps from `position` on."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position and what it is a position in, for a checkpoint."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a position; SamplerError when it is one in something else."""
+        ...
 
 
 def ahead_of_time(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from bag_tools.rendered.drive import RenderedDrive
 from streampetr_core.boxes import NUSCENES_CLASSES
@@ -140,6 +141,18 @@ def test_nothing_drawn_is_the_evaluation(shared: Path, golden: Arrays) -> None:
         for image, pixels, camera in zip(frame.images, example.images, frame.rig.cameras, strict=True):
             assert image is not None
             assert torch.equal(pixels.permute(2, 0, 1), prepare(image, camera, size))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_zoomed_window_is_cut_out_of_the_zoomed_image(golden: Arrays, shared: Path, seed: int) -> None:
+    image = decode_jpeg((shared / "golden/jpeg" / str(golden["jpeg_names"][0])).read_bytes())
+    draw = Augmentation(flip=0.0).draw((seed,))
+    plan = draw.plan(1600, 900, (256, 704))
+    whole = Image.fromarray(image).resize(plan.resized)
+    expected = np.asarray(whole.crop((plan.left, plan.top, plan.left + 704, plan.top + 256)))
+    difference = np.abs(draw.image(image, plan).astype(int) - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3
 
 
 DRAWS = {

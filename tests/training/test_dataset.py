@@ -166,6 +166,11 @@ def test_a_damaged_image_is_named_or_played_without(spoilt: FrameIndex, content:
     turn = Turn(2, True, (1,))
     with pytest.raises(FrameIndexError, match=re.escape(path.name)):
         Dataset(spoilt, VARIANT).step([[turn]])
+    dataset = Dataset(spoilt, VARIANT)
+    loader = Loader(dataset, dataset.sampler(STREAMING, 4), workers=2)
+    with pytest.raises(FrameIndexError, match=re.escape(path.name)):  # from a thread, at the step that has it
+        for _ in itertools.islice(loader, 12):
+            pass
     (batch,) = Dataset(spoilt, VARIANT, allow_missing=True).step([[turn]])
     assert batch.geometry.present is not None
     assert batch.geometry.present.tolist() == [[True, True, True, True, False, True]]

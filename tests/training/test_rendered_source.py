@@ -19,8 +19,9 @@ WORLD = RenderedWorld(seed=1, seconds=1.0, size=(208, 117))
 """Drives of two frames, small."""
 
 
-def source(slots: int = 2, rank: int = 0, ranks: int = 1, **others: int) -> RenderedSource:
-    return RenderedSource(WORLD, TINY, Augmentation(), slots, rank, ranks, device="cpu", **others)
+def source(slots: int = 2, rank: int = 0, ranks: int = 1, threads: int = 2, ahead: int = 2) -> RenderedSource:
+    plain = Augmentation()
+    return RenderedSource(WORLD, TINY, plain, slots, rank, ranks, device="cpu", threads=threads, ahead=ahead)
 
 
 def tensors(batch: Batch) -> list[torch.Tensor]:
