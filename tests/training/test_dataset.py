@@ -158,6 +158,18 @@ def test_a_missing_image_is_named_or_its_frame_left_out(spoilt: FrameIndex) -> N
         Dataset(spoilt, VARIANT, allow_missing=True)
 
 
+def test_a_partial_download_of_real_data(shared: Path) -> None:
+    """Real tables of which most images are absent: said so with numbers, or trained on what is there."""
+    real = build_index(shared / "data/nuscenes_mini_val", "v1.0-mini", "mini_val")
+    with pytest.raises(FrameIndexError, match="462 images of 77 of 81 key frames are missing: samples/CAM"):
+        Dataset(real, VARIANT)
+    dataset = Dataset(real, VARIANT, allow_missing=True)
+    assert dataset.note == "4 key frames of 1 scenes; 77 without all images left out"
+    (batch,) = next(iter(Loader(dataset, dataset.sampler(STREAMING, 2), workers=2)))
+    assert all(len(targets.boxes) > 10 for targets in batch.targets)
+    assert float(batch.images.std()) > 0.5
+
+
 @pytest.mark.parametrize("content", [b"", b"not a picture", None], ids=["empty", "text", "truncated"])
 def test_a_damaged_image_is_named_or_played_without(spoilt: FrameIndex, content: bytes | None) -> None:
     path = spoilt.root / spoilt.paths[2][4]

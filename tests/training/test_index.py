@@ -241,6 +241,18 @@ def test_scenes_without_boxes_and_of_other_rigs(root: Path) -> None:
     assert names == ["(no CAM_BACK record of a frame)"]
 
 
+def test_a_frame_without_sweeps_before_begins_a_scene(root: Path) -> None:
+    path = root / "v1.0-mini/sample_data.json"
+    rows = json.loads(path.read_text())
+    clouds = sorted((r for r in rows if "/LIDAR_TOP/" in r["filename"]), key=lambda r: r["timestamp"])
+    third = clouds[2]
+    assert third["prev"]
+    third["prev"] = ""
+    path.write_text(json.dumps(rows))
+    index = build_index(root, "v1.0-mini", "mini_val")
+    assert np.nonzero(index.starts)[0].tolist() == [0, 2, 6]
+
+
 def test_a_box_around_the_camera_and_one_behind() -> None:
     from streampetr_core.cameras import CameraModel
 
