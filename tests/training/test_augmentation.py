@@ -118,10 +118,12 @@ def test_reference_vectors(golden: Arrays, shared: Path, number: int) -> None:
             np.testing.assert_allclose(values[i], expected.reshape(values[i].shape), rtol=1e-5, atol=1e-3)
 
 
-def test_reference_pixels(golden: Arrays, shared: Path) -> None:
-    frame, truth, draw = golden_frame(golden, shared, 0)  # flipped, and smaller than the network's image
+@pytest.mark.parametrize("number", [0, 1])
+def test_reference_pixels(golden: Arrays, shared: Path, number: int) -> None:
+    # frame 0 is flipped, and smaller than the network's image; frame 1 larger
+    frame, truth, draw = golden_frame(golden, shared, number)
     images = make_example(frame, truth, draw, R50_704_900Q).images.permute(0, 3, 1, 2)
-    expected = torch.from_numpy(golden["f0_img_fp16"]).float()
+    expected = torch.from_numpy(golden[f"f{number}_img_fp16"]).float()
     # fp16 rounding is 2e-3; a grey level is 0.017, and other JPEG decoders differ by one here and there
     difference = (images - expected).abs()
     assert float((difference > 2e-3).float().mean()) < 1e-3
