@@ -24,7 +24,7 @@ from rosbags.typesys.store import Typestore
 from streampetr_core.boxes import NUSCENES_CLASSES, Boxes3D
 from streampetr_core.cameras import CameraModel
 from streampetr_core.errors import StreamPETRError
-from streampetr_core.geometry import quaternion_from_matrix, transform
+from streampetr_core.geometry import matrix_from_quaternion, quaternion_from_matrix, transform
 
 New = Callable[[str], Any]
 
@@ -212,6 +212,8 @@ def boxes_to_message(
     fill_pose(message.map_from_base, np.eye(4) if map_from_base is None else map_from_base)
     message.scene, message.reset_reason, message.sequence = scene, reset_reason, sequence
     message.missing_cameras = list(missing_cameras)
+    tilt = boxes.frame_from_upright
+    fill_quaternion(message.frame_from_upright, quaternion_from_matrix(np.eye(3) if tilt is None else tilt))
     names = boxes.names()
     for row in range(len(boxes)):
         box = new("streampetr_msgs/msg/Box3D")
@@ -245,6 +247,8 @@ def boxes_from_message(message: Any, class_names: tuple[str, ...] = NUSCENES_CLA
         raise MessageError(f"boxes at {stamp} ns have class {sorted(unknown)}; known are {', '.join(class_names)}")
     place = np.array([np.asarray(box.position_covariance) for box in rows]).reshape(-1, 3, 3)
     speed = np.array([np.asarray(box.velocity_covariance) for box in rows]).reshape(-1, 2, 2)
+    tilt = message.frame_from_upright
+    tilted = any((tilt.x, tilt.y, tilt.z))
     return Boxes3D(
         center=np.array([(box.center.x, box.center.y, box.center.z) for box in rows]),
         size=np.array([(box.size.x, box.size.y, box.size.z) for box in rows]),
@@ -257,6 +261,7 @@ def boxes_from_message(message: Any, class_names: tuple[str, ...] = NUSCENES_CLA
         position_covariance=place if place.any() else None,
         velocity_covariance=speed if speed.any() else None,
         frame_id=frame,
+        frame_from_upright=matrix_from_quaternion((tilt.w, tilt.x, tilt.y, tilt.z)) if tilted else None,
         stamp_ns=stamp,
         class_names=class_names,
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streampetr_core.errors import StreamPETRError
-from streampetr_core.geometry import apply, wrap_angle
+from streampetr_core.geometry import apply, quaternion_from_matrix, quaternion_from_yaw, wrap_angle
 
 NUSCENES_CLASSES: tuple[str, ...] = (
     "car",
@@ -64,6 +64,8 @@ class Boxes3D:
         lineage: (N,) number that a box has in common with the earlier boxes of the same query, which the network
             carried on from frame to frame; None = unknown for all.
         frame_id: the frame of all of the above: "base_link", "map", ...
+        frame_from_upright: (3, 3) rotation to this frame's axes from those in which all boxes stand upright, which are
+            those they were predicted in; None = they stand upright in this frame.
         stamp_ns: the instant, integer nanoseconds.
 
     Raises:
@@ -82,6 +84,7 @@ class Boxes3D:
     velocity_covariance: NDArray[np.float64] | None = None
     lineage: NDArray[np.int64] | None = None
     frame_id: str = "base_link"
+    frame_from_upright: NDArray[np.float64] | None = None
     stamp_ns: int = 0
     class_names: tuple[str, ...] = NUSCENES_CLASSES
 
@@ -128,24 +131,42 @@ class Boxes3D:
         """(N,) class name of every box."""
         return np.asarray(self.class_names)[self.label]
 
+    def quaternions(self) -> NDArray[np.float64]:
+        """(N, 4) full orientation w, x, y, z: `yaw` alone where `frame_from_upright` is None."""
+        tilt = self.frame_from_upright
+        if tilt is None:
+            return quaternion_from_yaw(self.yaw)
+        x, y = self._upright_from_planar() @ np.stack([np.cos(self.yaw), np.sin(self.yaw)])
+        half = np.arctan2(y, x) / 2
+        c, s = np.cos(half), np.sin(half)
+        w, i, j, k = quaternion_from_matrix(tilt)
+        return np.stack([w * c - k * s, i * c + j * s, j * c - i * s, k * c + w * s], axis=-1)
+
     def transformed(self, a_from_b: ArrayLike, frame_id: str) -> Boxes3D:
         """The same boxes in frame a (`frame_id`), `self` being in frame b.
 
-        `a_from_b` is a rigid (4, 4) transform. Heading and velocity are rotated in space and then projected
-        onto a's x-y plane, so a small tilt between the frames costs only its square.
+        `a_from_b` is a rigid (4, 4) transform. Heading and velocity lie in the plane on which the boxes stand;
+        they are turned in space and projected onto a's x-y plane. `frame_from_upright` keeps the tilt.
         """
         m = np.asarray(a_from_b, dtype=np.float64)
-        rotation = m[:2, :2]
-        heading = np.stack([np.cos(self.yaw), np.sin(self.yaw)], axis=-1) @ rotation.T
+        tilt = m[:3, :3] if self.frame_from_upright is None else m[:3, :3] @ self.frame_from_upright
+        planar = tilt[:2, :2] @ self._upright_from_planar()
+        heading = planar @ np.stack([np.cos(self.yaw), np.sin(self.yaw)])
+        upright_still = self.frame_from_upright is None and m[2, 2] == 1.0
         return replace(
             self,
             center=apply(m, self.center),
-            yaw=wrap_angle(np.arctan2(heading[:, 1], heading[:, 0])),
-            velocity=self.velocity @ rotation.T,
+            yaw=wrap_angle(np.arctan2(heading[1], heading[0])),
+            velocity=self.velocity @ planar.T,
             position_covariance=_turned(self.position_covariance, m[:3, :3]),
-            velocity_covariance=_turned(self.velocity_covariance, rotation),
+            velocity_covariance=_turned(self.velocity_covariance, planar),
             frame_id=frame_id,
+            frame_from_upright=None if upright_still else tilt,
         )
+
+    def _upright_from_planar(self) -> NDArray[np.float64]:
+        """(2, 2) from directions seen from above in this frame to those in the axes in which the boxes stand."""
+        return np.eye(2) if self.frame_from_upright is None else np.linalg.inv(self.frame_from_upright[:2, :2])
 
     def corners(self) -> NDArray[np.float64]:
         """(N, 8, 3) corners in the boxes' frame.

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from streampetr_core.boxes import NUSCENES_CLASSES, Boxes3D
 from streampetr_core.console import atomic_output
 from streampetr_core.errors import StreamPETRError
-from streampetr_core.geometry import inverse, quaternion_from_yaw, yaw_from_quaternion
+from streampetr_core.geometry import inverse, yaw_from_quaternion
 
 Kind = Literal["detection", "tracking"]
 Row = dict[str, Any]
@@ -278,7 +278,7 @@ def _geometry_rows(boxes: Boxes3D, sample_token: str) -> list[Row]:
     columns = zip(
         boxes.center.tolist(),
         boxes.size[:, [1, 0, 2]].tolist(),
-        quaternion_from_yaw(boxes.yaw).tolist(),
+        boxes.quaternions().tolist(),
         np.nan_to_num(boxes.velocity).tolist(),
         strict=True,
     )

@@ -40,6 +40,14 @@ def assert_equal_boxes(one: Boxes3D, other: Boxes3D) -> None:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
+def test_the_axes_in_which_boxes_stand_upright_survive() -> None:
+    boxes = some_boxes().transformed(POSE, "map")
+    again = messages.boxes_from_message(messages.boxes_to_message(boxes))
+    assert again.frame_from_upright is not None
+    np.testing.assert_allclose(again.frame_from_upright, POSE[:3, :3], atol=1e-12)
+    np.testing.assert_allclose(again.quaternions(), boxes.quaternions(), atol=1e-12)
+
+
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_boxes_survive_serialisation_exactly(count: int) -> None:
     boxes = some_boxes(7)[:count]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from pyquaternion import Quaternion
 
 from streampetr_core.boxes import NUSCENES_CLASSES, Boxes3D
 from streampetr_core.geometry import quaternion_from_yaw, transform
@@ -191,3 +193,23 @@ def test_missing_files_and_the_other_kind_are_named(tmp_path) -> None:
     path.write_text(_content(_row()))
     with pytest.raises(FormatError, match="detection rows; a tracking submission"):
         read_submission(path, "tracking")
+
+
+def test_rotations_keep_the_tilt_of_the_model_frame_as_published() -> None:
+    """The published export turns a box that stands upright for the lidar into the ego frame, then into the map."""
+    ego_from_lidar = transform([0.94, 0.0, 1.84], Quaternion(axis=[0.1, -0.3, 1.0], degrees=-89.0).q)
+    map_from_ego = transform([600.0, 1600.0, 0.0], Quaternion(axis=[0.3, -0.2, 1.0], degrees=120.0).q)
+    yaw = np.linspace(-3.1, 3.1, 10)
+    in_lidar = replace(ten(), yaw=yaw, frame_id="model")
+    rows = detection_rows(in_lidar.transformed(ego_from_lidar, "base_link"), map_from_ego, "token")
+    turn = Quaternion(matrix=map_from_ego) * Quaternion(matrix=ego_from_lidar)
+    assert abs((turn * Quaternion(axis=[0, 0, 1], radians=1.0)).yaw_pitch_roll[1]) > 0.02
+    for row, angle in zip(rows, yaw, strict=True):
+        expected = turn * Quaternion(axis=[0, 0, 1], radians=angle)
+        assert Quaternion.absolute_distance(Quaternion(row["rotation"]), expected) < 1e-9
+
+
+def test_boxes_upright_in_the_map_have_rotations_about_z_only() -> None:
+    map_from_ego = transform([10.0, 20.0, 0.0], Quaternion(axis=[0, 0, 1], degrees=30.0).q)
+    for row in detection_rows(ten(), map_from_ego, "token"):
+        assert row["rotation"][1:3] == [0.0, 0.0]
