@@ -141,6 +141,11 @@ def sourced(ros_env: dict[str, str]) -> Callable[..., subprocess.CompletedProces
     [
         (("perception_node", "--ros-args", "-p", "model:=nosuch"), 2, "perception_node: unknown model 'nosuch'"),
         (("tracker_node", "--ros-args", "-p", "trail:=1"), 2, "tracker_node: unknown parameter 'trail'"),
+        (
+            ("tracker_node", "--ros-args", "-p", "config_file:=/nowhere.json"),
+            2,
+            "tracker settings /nowhere.json: No such file",
+        ),
         (("streampetr", "replay", "no_such_bag"), 2, "no_such_bag"),
     ],
 )
