@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import signal
 import sys
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -54,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     module_name, function_name = VERBS[verb][0].split(":")
     from streampetr_core.errors import StreamPETRError
 
+    if argv is None:  # so that temporary outputs are removed as on Ctrl-C
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         function = getattr(importlib.import_module(module_name), function_name)
         return int(function(arguments[words:]) or 0)
@@ -63,6 +66,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"streampetr {verb}: interrupted", file=sys.stderr)
         return 130
+
+
+def _terminate(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

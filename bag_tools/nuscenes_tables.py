@@ -74,6 +74,19 @@ class NuScenesError(StreamPETRError):
     """A nuScenes-format root that is incomplete, or lacks what was asked of it."""
 
 
+class _TableRow(dict[str, Any]):
+    """A row that says which field it lacks."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: Path, row: Row) -> None:
+        super().__init__(row)
+        self.path = path
+
+    def __missing__(self, field: str) -> Any:
+        raise NuScenesError(f"{self.path}: row '{self['token']}' has no field '{field}'")
+
+
 def nanoseconds(microseconds: int) -> int:
     """A nuScenes timestamp as the integer nanoseconds used everywhere else."""
     return int(microseconds) * 1000
@@ -148,8 +161,8 @@ class NuScenesTables:
         if name not in self._tables:
             path = self.root / self.version / f"{name}.json"
             try:
-                self._tables[name] = {row["token"]: row for row in _load(path)}
-            except (KeyError, TypeError) as error:
+                self._tables[name] = {row["token"]: _TableRow(path, row) for row in _load(path)}
+            except (KeyError, TypeError, ValueError) as error:
                 raise NuScenesError(f"{path}: not a list of rows with a token each") from error
         return self._tables[name]
 

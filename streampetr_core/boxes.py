@@ -64,8 +64,8 @@ class Boxes3D:
         lineage: (N,) number that a box has in common with the earlier boxes of the same query, which the network
             carried on from frame to frame; None = unknown for all.
         frame_id: the frame of all of the above: "base_link", "map", ...
-        frame_from_upright: (3, 3) rotation to this frame's axes from those in which all boxes stand upright, which are
-            those they were predicted in; None = they stand upright in this frame.
+        frame_from_upright: (3, 3) rotation to this frame's axes from those in which all boxes stand upright, which
+            are those they were predicted in; None = they stand upright in this frame.
         stamp_ns: the instant, integer nanoseconds.
 
     Raises:

@@ -83,6 +83,10 @@ def write_dataset(
         RenderError: on arguments that cannot be rendered.
         OutputError: when `out` exists or cannot be written.
     """
+    if not 1 <= quality <= 100:
+        raise RenderError(f"JPEG quality {quality}; choose 1 to 100")
+    if fog is not None and not 0.0 <= fog < 1.0:
+        raise RenderError(f"fog {fog:g}; choose 0 (clear) to less than 1")
     version, names = scene_names(scenes)
     with atomic_output(out) as folder:
         tables = TableWriter()

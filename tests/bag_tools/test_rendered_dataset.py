@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +158,9 @@ def test_outputs_are_whole_or_absent(
     assert "exists" in capsys.readouterr().err
     assert main(["render", str(tmp_path / "out"), *ARGUMENTS, "--size", "big"]) == 2
     assert "WIDTHxHEIGHT" in capsys.readouterr().err
+    for option, value in (("--quality", "0"), ("--fog", "-1")):
+        assert main(["render", str(tmp_path / "out"), *ARGUMENTS, option, value]) == 2
+        assert "choose" in capsys.readouterr().err
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -161,3 +168,15 @@ def test_outputs_are_whole_or_absent(
     monkeypatch.setattr(RenderedDrive, "frame_with_truth", interrupted)
     assert main(["render", str(tmp_path / "out"), *ARGUMENTS]) == 130
     assert sorted(os.listdir(tmp_path)) == ["taken"]
+
+
+def test_termination_leaves_nothing_half_made(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "streampetr_cli", "render", str(tmp_path / "out"), "--scenes", "9"]
+    process = subprocess.Popen([*command, "--size", "320x180", "--seconds", "20"])
+    deadline = time.monotonic() + 60.0
+    while not any(tmp_path.rglob("*.jpg")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [path.name for path in tmp_path.iterdir()] == [f".out.{process.pid}.tmp"]
+    process.terminate()
+    assert process.wait(30.0) == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
