@@ -257,7 +257,7 @@ def _filled(boxes: FlatTracks, stamp: NDArray[np.int64]) -> FlatTracks:
     """The boxes and one interpolated box for every key frame that a track leaves out between two of its boxes.
 
     The official interpolation gives the later box the weight (later - now) / (later - earlier), which mirrors the
-    motion (a known defect of the devkit); a faithful score must do the same. A filled box has the later box's class
+    motion (a known defect of the devkit); a faithful score must do the same. A filled box has the later class
     and follows the frame's own boxes, tracks in the order of their first appearance.
     """
     order = np.argsort(boxes.track, kind="stable")  # within a track by frame, as the rows are
