@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "up": ("streampetr.commands:up", "start the perception and tracker nodes"),
     "replay": ("streampetr.commands:replay", "publish a bag to the nodes"),
     "record": ("streampetr.commands:record", "write the nodes' outputs to a bag"),
+    "train": ("training.commands:train", "train a network on a nuScenes-format root or on rendered frames"),
     "verify": ("training.commands:verify", "compare network, losses and gradients with reference vectors"),
     "bench": ("streampetr_core.commands:bench", "measure where a frame's time goes"),
     "bench tracking": ("bag_tools.commands:bench_tracking", "the tracker's time a frame, and its score on data"),

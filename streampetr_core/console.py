@@ -21,16 +21,23 @@ class OutputError(StreamPETRError):
     """An output path that exists already or cannot be written."""
 
 
-def parse(arguments_class: type[T], verb: str, argv: list[str], example: str = "") -> T:
+def parse(
+    arguments_class: type[T], verb: str, argv: list[str], example: str = "", *, default: T | None = None
+) -> T:
     """The dataclass `arguments_class` filled from `argv` by tyro.
 
-    The class docstring is the help text; `example` is a full command line shown below it.
+    The class docstring is the help text; `example` is a full command line shown below it. With a `default`, whose
+    values stay where `argv` says nothing, nested dataclasses are sections: `--section.field value`.
     """
     import tyro
 
     description = (arguments_class.__doc__ or "").strip()
     if example:
         description += f"\n\nexample: {example}"
+    if default is not None:
+        return tyro.cli(
+            arguments_class, prog=f"streampetr {verb}", args=argv, description=description, default=default
+        )
     return tyro.cli(
         arguments_class,
         prog=f"streampetr {verb}",

@@ -1,4 +1,4 @@
-"""Verbs of training: `verify`, whose training part the core cannot run."""
+"""Verbs of training: `train`, and `verify`, whose training part the core cannot run."""
 
 from __future__ import annotations
 
@@ -55,3 +55,28 @@ def verify(argv: list[str]) -> int:
         frames = (report for golden in of_training for report in verify_training(golden))
         passed &= print_training_reports(list(progress(frames, "training frames", total)))
     return 0 if passed else 1
+
+
+def train(argv: list[str]) -> int:
+    """`streampetr train RECIPE [--section.field value ...]`; 0 = trained to the end."""
+    from training.recipes import RECIPES, recipe
+
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, RECIPES))
+        rows = "\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in RECIPES.items())
+        print(
+            "usage: streampetr train RECIPE [--section.field VALUE ...]\n\nTrain a network; what is not given is "
+            f"the recipe's.\n\n{rows}\n\nstreampetr train RECIPE --help   lists every field with its value\n"
+            "example: streampetr train r50_704_900q --data.root data/nuscenes --network.backbone resnet50.pth\n"
+            "several processes: torchrun --nproc-per-node 8 -m streampetr_cli train RECIPE ..."
+        )
+        return 0 if argv else 2
+    from training.config import RunConfig
+
+    base = recipe(argv[0])
+    example = f"streampetr train {argv[0]} --data.root data/nuscenes --train.batch 4"
+    config = parse(RunConfig, f"train {argv[0]}", argv[1:], example, default=base)
+    from training.train import train as run
+
+    run(config)
+    return 0

@@ -1,0 +1,88 @@
+"""Every published schedule, and the demo's, as a named value.
+
+The published runs used 8 processes with the batch given here; the learning rate follows the batch by itself.
+`docs/training.md` says what each is for.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+from pathlib import Path
+
+from training.augmentation import Augmentation
+from training.config import (
+    CheckpointConfig,
+    ConfigError,
+    DataConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+)
+from training.rendered_source import RenderedWorld
+
+_R50 = RunConfig(
+    model="r50_704_900q",
+    train=TrainConfig(mode="streaming", batch=2, epochs=24),
+    checkpoint=CheckpointConfig(1758),
+)
+"""ResNet-50 from ImageNet: 16 slots, rate 4e-4, a checkpoint every epoch of 28130 frames."""
+
+
+def _epochs(recipe: RunConfig, epochs: float) -> RunConfig:
+    return replace(recipe, train=replace(recipe.train, epochs=epochs))
+
+
+# a backbone that has learned detection already moves less
+_NUIMAGES = replace(_R50, model="r50_704_428q", optimizer=OptimizerConfig(multipliers=(("img_backbone", 0.1),)))
+
+_SLIDING = replace(
+    _R50,
+    train=TrainConfig(mode="sliding_window", batch=1, epochs=24),
+    checkpoint=CheckpointConfig(3516),
+)
+
+_SINGLE = replace(_R50, train=TrainConfig(mode="single_frame", batch=2, epochs=24))
+
+_TINY = RunConfig(
+    model="tiny",
+    data=DataConfig(source="rendered", workers=2, all_views=False),
+    world=RenderedWorld(seed=0, seconds=10.0, size=(704, 396)),
+    augmentation=Augmentation(grid_mask=0.3),
+    train=TrainConfig(mode="streaming", batch=8, iterations=20_000, precision="float32"),
+    # from nothing: batch norm has no statistics to trust yet, and no part is ahead of the others
+    network=NetworkConfig(batch_norm="train", average=0.999),
+    optimizer=OptimizerConfig(multipliers=()),
+    checkpoint=CheckpointConfig(every=500, half=True),
+)
+
+RECIPES: dict[str, tuple[RunConfig, str]] = {
+    "r50_704_900q": (_R50, "ResNet-50 (ImageNet), 644+256 queries, 24 epochs streaming; the published baseline"),
+    "r50_704_900q_60e": (_epochs(_R50, 60), "the same for 60 epochs"),
+    "r50_704_900q_90e": (_epochs(_R50, 90), "the same for 90 epochs"),
+    "r50_704_428q": (_epochs(_NUIMAGES, 24), "ResNet-50 (nuImages), 300+128 queries, 24 epochs streaming"),
+    "r50_704_428q_60e": (_epochs(_NUIMAGES, 60), "the same for 60 epochs; the published fast model"),
+    "r50_704_428q_90e": (_epochs(_NUIMAGES, 90), "the same for 90 epochs"),
+    "r50_704_900q_sliding": (_SLIDING, "windows of 8 key frames, gradients in 2, 24 epochs; slow, much memory"),
+    "petr_r50_704": (replace(_SINGLE, model="petr_r50_704"), "PETR, single frames, 24 epochs"),
+    "focal_petr_r50_704": (
+        replace(_SINGLE, model="focal_petr_r50_704"),
+        "FocalPETR, single frames, 24 epochs; pretraining",
+    ),
+    "tiny": (_TINY, "the demo's network on rendered frames, no data needed"),
+}
+"""name -> (configuration, one line about it)."""
+
+
+def recipe(name: str) -> RunConfig:
+    """The configuration of that name; its run folder is out/train/NAME.
+
+    Raises:
+        ConfigError: with the nearest known name.
+    """
+    if name in RECIPES:
+        return replace(RECIPES[name][0], out=Path("out/train") / name)
+    near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise ConfigError(f"unknown recipe '{name}'; {hint}known: {', '.join(RECIPES)}")
