@@ -227,6 +227,8 @@ def boxes_to_message(
             box.velocity_covariance = boxes.velocity_covariance[row].reshape(4).copy()
         box.label, box.class_name = int(boxes.label[row]), str(names[row])
         box.attribute, box.track_id = str(boxes.attribute[row]), int(boxes.track_id[row])
+        if boxes.lineage is not None:
+            box.lineage = int(boxes.lineage[row])
         message.boxes.append(box)
     return message
 
@@ -247,6 +249,7 @@ def boxes_from_message(message: Any, class_names: tuple[str, ...] = NUSCENES_CLA
         raise MessageError(f"boxes at {stamp} ns have class {sorted(unknown)}; known are {', '.join(class_names)}")
     place = np.array([np.asarray(box.position_covariance) for box in rows]).reshape(-1, 3, 3)
     speed = np.array([np.asarray(box.velocity_covariance) for box in rows]).reshape(-1, 2, 2)
+    lineage = np.array([box.lineage for box in rows], dtype=np.int64)
     tilt = message.frame_from_upright
     tilted = any((tilt.x, tilt.y, tilt.z))
     return Boxes3D(
@@ -260,6 +263,7 @@ def boxes_from_message(message: Any, class_names: tuple[str, ...] = NUSCENES_CLA
         attribute=np.array([box.attribute for box in rows]),
         position_covariance=place if place.any() else None,
         velocity_covariance=speed if speed.any() else None,
+        lineage=lineage if lineage.any() else None,
         frame_id=frame,
         frame_from_upright=matrix_from_quaternion((tilt.w, tilt.x, tilt.y, tilt.z)) if tilted else None,
         stamp_ns=stamp,

@@ -115,7 +115,7 @@ class Detector:
         self.last_reset_reason = self.last_reset_kind = ""
         self.last_queries: NDArray[np.int64] = np.zeros(0, np.int64)
         self._newest: Tensor | None = None
-        self._next_lineage = 0
+        self._next_lineage = 1  # 0 = unknown
         self._lock = threading.Lock()
         self._state = _fresh("first_frame", "first frame")
         if rig is not None:

@@ -223,7 +223,7 @@ class Tracker:
         )
         rows, columns, cost = self._costs(rows, seen, columns, far + self.config.lineage)
         heirs = tracks.lineage[rows] == seen.lineage()[columns]
-        cost -= np.where(heirs & (tracks.lineage[rows] >= 0), self.config.lineage, 0.0)
+        cost -= np.where(heirs & (tracks.lineage[rows] > 0), self.config.lineage, 0.0)
         same = tracks.label[rows] == boxes.label[columns]
         taken = assign(rows, columns, np.where(same, gate[rows] - cost, 0.0))
         free = self._free(rows, columns, taken)

@@ -33,7 +33,7 @@ class Tracks:
         label: (T,).
         track_id: (T,).
         seen_ns: (T,) stamp of the last box.
-        lineage: (T,) of the last box, -1 = unknown.
+        lineage: (T,) of the last box, 0 = unknown.
         missed: (T,) seconds since the last box during which a camera looked at its place.
     """
 
@@ -115,9 +115,9 @@ class Seen:
         return len(self.boxes)
 
     def lineage(self) -> Indices:
-        """(N,) of the boxes, -1 = unknown."""
+        """(N,) of the boxes, 0 = unknown."""
         known = self.boxes.lineage
-        return np.full(len(self), -1, dtype=np.int64) if known is None else known
+        return np.zeros(len(self), dtype=np.int64) if known is None else known
 
     def fresh_noise(self) -> Array:
         """(N, 2, 2) of the position without its slow part."""

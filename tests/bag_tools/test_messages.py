@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ def some_boxes(count: int = 7) -> Boxes3D:
         label=np.arange(count) % 10,
         track_id=np.arange(count) - 1,
         attribute=np.array(["vehicle.moving", ""] * count)[:count],
+        lineage=np.arange(count) * 3_000_000_000,  # the first is unknown
         frame_id="base_link",
         stamp_ns=1_533_151_603_547_590_001,
     )
@@ -38,6 +40,9 @@ def assert_equal_boxes(one: Boxes3D, other: Boxes3D) -> None:
     assert (one.frame_id, one.stamp_ns, one.class_names) == (other.frame_id, other.stamp_ns, other.class_names)
     for name in ("center", "size", "yaw", "velocity", "score", "label", "track_id", "attribute"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    unknown = np.zeros(len(one), dtype=np.int64)
+    lineages = [unknown if boxes.lineage is None else boxes.lineage for boxes in (one, other)]
+    np.testing.assert_array_equal(*lineages, err_msg="lineage")
 
 
 def test_the_axes_in_which_boxes_stand_upright_survive() -> None:
@@ -79,6 +84,13 @@ def test_boxes_survive_in_ros_classes() -> None:
     camera = CameraModel("CAM", 8, 6, np.array([[5.0, 0, 4], [0, 5, 3], [0, 0, 1]]), np.eye(4))
     info = messages.camera_info(camera, 5, "cam", messages.new_ros_message)
     np.testing.assert_array_equal(messages.camera_from_info(info, "CAM", np.eye(4)).intrinsics, camera.intrinsics)
+
+
+def test_boxes_without_lineage_have_none_in_messages() -> None:
+    boxes = replace(some_boxes(), lineage=None)
+    message = messages.boxes_to_message(boxes)
+    assert {box.lineage for box in message.boxes} == {0}
+    assert messages.boxes_from_message(message).lineage is None
 
 
 def test_classes_are_found_by_name() -> None:
