@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
@@ -23,9 +24,10 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Take in the weights after one more step."""
-        share = 1.0 - min(self.decay, (1.0 + self.updates) / (10.0 + self.updates))
+        keep = min(self.decay, (1.0 + self.updates) / (10.0 + self.updates))
         self.updates += 1
-        torch._foreach_lerp_(list(self.weights.values()), list(_floating(network).values()), share)
+        mix = get_ema_multi_avg_fn(keep)
+        mix(list(self.weights.values()), list(_floating(network).values()), self.updates)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, for a checkpoint."""

@@ -75,8 +75,9 @@ class TrainConfig:
     """Length; takes the place of epochs."""
     seed: int = 0
     """Of order, augmentation, noise and first weights."""
-    precision: Literal["float32", "bf16", "fp16"] = "fp16"
-    """Of backbone, neck, 2D head and decoder; geometry, heads and losses are always float32. CPU: use float32."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """Of backbone, neck, 2D head and decoder; geometry, heads and losses are always float32. auto: fp16 as
+    published, float32 on a CPU."""
     memory: Literal["normal", "low"] = "normal"
     """low: compute activations again in the backward pass; the same numbers, a third slower."""
     non_finite: Literal["skip", "stop"] = "skip"
@@ -99,6 +100,18 @@ class TrainConfig:
             if value is not None and not value > 0:
                 raise ConfigError(f"train.{name} {value}; choose a positive number")
         self.playing()
+
+    def precision_on(self, device_type: str) -> Literal["float32", "bf16", "fp16"]:
+        """The precision for a device of that type.
+
+        Raises:
+            ConfigError: on fp16 for the CPU.
+        """
+        if self.precision == "fp16" and device_type == "cpu":
+            raise ConfigError("train.precision fp16 is for accelerators; use auto, float32 or bf16 on a CPU")
+        if self.precision == "auto":
+            return "float32" if device_type == "cpu" else "fp16"
+        return self.precision
 
     def playing(self) -> Mode:
         """The mode with its numbers; ModeError where they contradict each other."""

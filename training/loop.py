@@ -31,7 +31,7 @@ from training.optimizer import make_optimizer, set_rates
 from training.prefetch import StepBatches, StepSource
 from training.run_log import RunLog, Stopwatch, peak_memory, sentence
 from training.schedule import base_rate, rate_factor
-from training.step import TrainingStep, tokens_of, without_foreign
+from training.step import TrainingStep, finite_or_none, tokens_of
 
 _TIMED_EVERY = 10
 
@@ -84,7 +84,9 @@ class Trainer:
         rate = base_rate(config.optimizer, self.total)
         self.optimizer = make_optimizer(self.network, config.optimizer, rate)
         self.learning = [p for p in self.network.parameters() if p.requires_grad]
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=train.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=train.precision_on(self.device.type) == "fp16"
+        )
         self.average = WeightAverage(self.network, config.network.average) if config.network.average else None
         self.memory: Memory | None = None
         self.step = self.skipped = self.in_a_row = 0
@@ -119,7 +121,7 @@ class Trainer:
                 self.average.update(self.network)
         else:
             self._refused(batches, bool(torch.isfinite(total)))
-            memory = without_foreign(memory)
+            memory = finite_or_none(memory)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.memory = memory if self.config.train.playing().carries_memory else None
@@ -246,7 +248,7 @@ class Trainer:
             return  # fp16's scale is being found
         self.skipped += 1
         self.in_a_row += 1
-        bad = [name for name, loss in self.losses.items() if not math.isfinite(float(loss))]
+        bad = [name for name, loss in self.losses.items() if not math.isfinite(float(loss.detach()))]
         where = f"losses {', '.join(bad[:4])}" if bad else "gradients"
         text = f"step {self.step}: {where} not finite; frames {tokens_of(batches)}"
         if not own_finite or finite:  # said by the process that has these frames

@@ -60,11 +60,12 @@ def prepare_network(
     if config.memory == "low":
         for block in _blocks(network):
             _wrap(block, _recomputed)
-    if config.precision != "float32":
+    precision = config.precision_on(device.type)
+    if precision != "float32":
         for name in _IN_HALF:
             part = network.get_submodule(name) if _has(network, name) else None
             if part is not None:
-                _wrap(part, partial(_in_half, device.type, _DTYPES[config.precision]))
+                _wrap(part, partial(_in_half, device.type, _DTYPES[precision]))
     return network.to(device)
 
 

@@ -111,7 +111,7 @@ def slot_noise(counts: tuple[int, ...], size: int, groups: int, seed: tuple[int,
     return torch.from_numpy(noise.reshape(len(counts), groups * size, 3))
 
 
-def without_foreign(memory: Memory | None) -> Memory | None:
+def finite_or_none(memory: Memory | None) -> Memory | None:
     """The memory, or None where a number in it is not finite: the next frame then starts afresh."""
     if memory is None:
         return None

@@ -35,8 +35,7 @@ def train(config: RunConfig, say: Callable[[str], None] = lambda text: print(tex
     if state is None and checkpointing.checkpoints(out):
         raise ConfigError(f"{out} holds checkpoints of a run; go on with --resume, or choose another --out")
     with processes(config.train.device) as here:
-        if here.device.type == "cpu" and config.train.precision == "fp16":
-            raise ConfigError("train.precision fp16 is for accelerators; use --train.precision float32 on a CPU")
+        config.train.precision_on(here.device.type)  # refuse before looking for data
         frames = open_frames(config, here)
         trainer = Trainer(config, frames.source, frames.steps, here, say)
         if here.first:
@@ -65,6 +64,7 @@ def _describe(config: RunConfig, trainer: Trainer, note: str, say: Callable[[str
         "processes": trainer.processes.count,
         "rate": base_rate(config.optimizer, trainer.total),
         "device": str(trainer.device),
+        "precision": config.train.precision_on(trainer.device.type),
         "torch": torch.__version__,
         "variant": as_dict(config.variant),
     }
