@@ -150,8 +150,7 @@ class TrackerConfig:
         slow_time: seconds in which that error changes (to 1/e).
         groups: classes that a detector takes for one another; a track may go on with a box of such a class.
         flip: by how much the gate is smaller for such a box.
-        lineage: by how much a box costs less for the track that holds its query's lineage (`Boxes3D.lineage`); 0
-            until it has been measured with trained weights.
+        lineage: by how much a box costs less for the track that holds its query's lineage (`Boxes3D.lineage`).
         lone_gate: by how much the gate is larger where a track and a box left over have only each other.
         heading_spread: standard deviation of the heading that `sideways` refers to, radians.
         size_spread: standard deviation of the logarithm of a measured length, width or height.
@@ -177,7 +176,7 @@ class TrackerConfig:
         ("motorcycle", "bicycle"),
     )
     flip: float = 1.0
-    lineage: float = 0.0
+    lineage: float = 3.0
     lone_gate: float = 3.0
     heading_spread: float = 0.3
     size_spread: float = 0.3

@@ -214,16 +214,17 @@ class Tracker:
         hidden = (boxes.stamp_ns - tracks.seen_ns) * 1e-9 > tracks.missed + 1e-3
         gate = tables.gate[tracks.label]
         far = gate + np.where(young | hidden, self.config.lone_gate, 0.0)
+        cue = 0.0 if boxes.lineage is None else self.config.lineage
         rows, columns = within_reach(
             tracks.state[:, :2],
             tables.group[tracks.label],
-            self._reach(far + self.config.lineage),
+            self._reach(far + cue),
             boxes.center[:, :2],
             tables.group[boxes.label],
         )
-        rows, columns, cost = self._costs(rows, seen, columns, far + self.config.lineage)
+        rows, columns, cost = self._costs(rows, seen, columns, far + cue)
         heirs = tracks.lineage[rows] == seen.lineage()[columns]
-        cost -= np.where(heirs & (tracks.lineage[rows] > 0), self.config.lineage, 0.0)
+        cost -= np.where(heirs & (tracks.lineage[rows] > 0), cue, 0.0)
         same = tracks.label[rows] == boxes.label[columns]
         taken = assign(rows, columns, np.where(same, gate[rows] - cost, 0.0))
         free = self._free(rows, columns, taken)

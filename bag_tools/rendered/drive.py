@@ -307,9 +307,11 @@ class RenderedDrive:
             )
             rolls = torch.tensor([_hash(self.seed, int(t), c) for t, c in zip(stamps_ns, cameras, strict=True)])
             images = shading.develop(radiance, hits.surface, self.weather, self._noise, rolls.to(self.device))
-            part = hits.part_of_pixel()
-            actor = torch.where(part >= 0, self._owner_or_none[part.clamp(min=0)], -1)
-        return images, actor
+        return images, self._actor_of_pixel(hits)
+
+    def _actor_of_pixel(self, hits: raycaster.Hits) -> torch.Tensor:
+        part = hits.part_of_pixel()
+        return torch.where(part >= 0, self._owner_or_none[part.clamp(min=0)], -1)
 
     # ---- frames -----------------------------------------------------------------------------------------------
 
@@ -332,6 +334,12 @@ class RenderedDrive:
         visibility = np.clip(seen / np.maximum(0.8 * expected, 1.0), 0.0, 1.0)
         near = np.linalg.norm(boxes.center[:, :2], axis=1) <= ANNOTATED_METRES
         return Truth(boxes[near], points[near], visibility[near])
+
+    def truth_at(self, index: int) -> Truth:
+        """Ground truth of frame `index` without its images; all cameras look at its reference instant."""
+        stamp = self.stamp_ns(index)
+        hits, _, _ = self.cast(np.full(len(self.rig), stamp), range(len(self.rig)))
+        return self.truth(stamp, self._actor_of_pixel(hits))
 
     def frame_with_truth(self, index: int) -> tuple[Frame, Truth]:
         """Frame `index` with everything that is known about its objects, the hidden ones too.
