@@ -1,4 +1,4 @@
-"""Every published schedule, and the demo's, as a named value.
+"""Every published schedule, two between them, and the demo's, as named values.
 
 The published runs used 8 processes with the batch given here; the learning rate follows the batch by itself.
 `docs/training.md` says what each is for.
