@@ -45,10 +45,12 @@ def within_reach(
         other_group: (N,).
     """
     if len(place) * len(other) <= _TABLE:
-        x, y = (place[:, axis, None] - other[None, :, axis] for axis in (0, 1))
-        near = (x * x + y * y <= (reach * reach)[:, None]) & (group[:, None] == other_group[None])
-        row, column = np.nonzero(near)
-        return row, column
+        # most pairs are too far apart in x alone
+        x = (place[:, 0] + group * _APART)[:, None] - (other[:, 0] + other_group * _APART)
+        row, column = np.divmod(np.flatnonzero(np.abs(x) <= reach[:, None]), max(len(other), 1))
+        x, y = (place[row] - other[column]).T
+        near = x * x + y * y <= (reach * reach)[row]
+        return row[near], column[near]
     tree = KDTree(np.column_stack([other, other_group * _APART]))
     points = np.column_stack([place, group * _APART])
     # the tree takes one radius at a time: rows of like reach go together
