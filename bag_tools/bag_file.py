@@ -72,6 +72,9 @@ class BagFile:
     def __enter__(self) -> BagFile:
         if not self.path.exists():
             raise BagError(f"{self.path}: no such bag; give a rosbag2 folder or an .mcap file")
+        inside = sorted(path.parent.name for path in self.path.glob("*/metadata.yaml"))
+        if inside and not (self.path / "metadata.yaml").exists():
+            raise BagError(f"{self.path}: a folder of bags; give one of {', '.join(inside)}")
         try:
             self._storage = self._open()
         except (ReaderError, OSError, ValueError, AssertionError, SerdeError) as error:

@@ -191,7 +191,8 @@ def _find_images(bag: BagFile, found: dict[str, Topic], names: BagTopics) -> dic
         what = f"no images of {', '.join(absent)}" if absent else "no camera images"
         raise BagError(
             f"{bag.path}: {what} on {' or '.join(patterns)}; image topics in the bag: "
-            f"{', '.join(candidates) or 'none'}; give their pattern, for example /my/{{camera}}/image/compressed"
+            f"{', '.join(candidates) or 'none'}; the nodes can be told other names, and in Python it is "
+            "BagReader(path, BagTopics(image='/my/{camera}/image/compressed'))"
         )
     return chosen
 

@@ -218,7 +218,8 @@ def detections_of_split(submission: Submission, tables: NuScenesTables) -> Itera
     if missing:
         raise PipelineError(
             f"{len(missing)} of {len(samples)} samples of the data set are not in the detections (first: "
-            f"{missing[0]}); are --dataroot, --version and --split those they were made with?"
+            f"{missing[0]}); are --dataroot, --version and --split those they were made with? "
+            "'streampetr detect' with the same three writes every sample of a split"
         )
     for scene, row in samples:
         data = tables.sample_data(row)

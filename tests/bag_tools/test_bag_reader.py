@@ -170,6 +170,14 @@ def test_no_bag_empty_bag_and_no_bag_at_all(tmp_path: Path, tiny_bag: Path, rewr
         BagReader(tmp_path / "folder")
 
 
+def test_a_folder_of_bags_names_them(tiny_bag: Path) -> None:
+    with (
+        pytest.raises(BagError, match=f"a folder of bags; give one of .*{tiny_bag.name}"),
+        BagFile(tiny_bag.parent),
+    ):
+        pass
+
+
 def test_the_wrong_type_on_a_topic(tiny_bag: Path, tmp_path: Path, rewrite: Rewrite) -> None:
     def swap(message: RawMessage) -> list[tuple[str, str, int, bytes]]:
         return [] if message.topic == "/tf" else kept(message)

@@ -109,6 +109,13 @@ def test_lockstep_without_nodes_is_one_clear_error(command: Command, write_bag: 
     )
 
 
+def test_who_waits_long_for_nodes_is_told_what_for(command: Command, write_bag: WriteBag, tmp_path: Path) -> None:
+    replay = command("replay", write_bag(tmp_path / "bag"), "--lockstep", "--wait", "30")
+    assert replay.wait_for_line("waiting for a publisher of /tracker_node/tracks", 15.0), replay.tail()
+    assert "streampetr up --replayed" in replay.lines[0]
+    assert interrupt(replay) < 5.0
+
+
 def test_real_time_takes_the_time_of_the_bag_and_the_clock_runs(
     command: Command, write_bag: WriteBag, tmp_path: Path
 ) -> None:

@@ -110,9 +110,12 @@ def run_demo(arguments: DemoArguments) -> Report:
         StreamPETRError: by whichever step could not do its work.
     """
     from bag_tools.pipeline import find_bags
+    from streampetr_core.detector import Detector
+    from tracking.analysis import without_nan
 
     out = arguments.out
     trained = arguments.checkpoint not in UNTRAINED
+    Detector.from_checkpoint(arguments.checkpoint, model=arguments.model, device="cpu")  # a wrong one is named now
     root = arguments.data or out / "drive"
     report = Report(arguments.model, arguments.checkpoint, trained, str(root), arguments.split)
     if arguments.data is None:
@@ -132,7 +135,7 @@ def run_demo(arguments: DemoArguments) -> Report:
         pictures = draw_pictures(bags, boxes.detected, boxes.tracks, out, title=_title(report), trained=trained)
         report.pictures = [str(path.relative_to(out)) for path in pictures]
         report.video = "drive.mp4" if pictures else ""
-    (out / "report.json").write_text(json.dumps(vars(report), indent=2))
+    (out / "report.json").write_text(json.dumps(without_nan(vars(report)), indent=2, allow_nan=False))
     _print(report, out)
     return report
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from streampetr.environment import INSTALL, ros_distribution, ros_environment
+from streampetr.graph import OUTPUT_TOPICS
 from streampetr_core.errors import StreamPETRError
 
 State = Literal["ok", "note", "broken"]
@@ -83,6 +84,7 @@ def examine_bag(path: Path) -> list[Finding]:
     """
     from bag_tools.bag_reader import describe
     from bag_tools.layout import SAMPLE_TOPIC
+    from bag_tools.messages import BOX_ARRAY
 
     bag = describe(path)
     seconds = max(bag.seconds, 1e-9)
@@ -99,8 +101,15 @@ def examine_bag(path: Path) -> list[Finding]:
         named = "named by the bag" if bag.has_samples else f"grouped by time, there is no {SAMPLE_TOPIC}"
         truth = "with ground truth" if bag.has_ground_truth else "without ground truth"
         findings.append(Finding("camera sets", "ok", f"{bag.sets}, {named}; {truth}"))
+    boxes = [topic.name for topic in bag.topics if topic.type_name == BOX_ARRAY and topic.name in OUTPUT_TOPICS]
+    if boxes and not bag.runnable:
+        findings.append(Finding("results", "ok", f"what the nodes said, on {', '.join(boxes)}"))
+        verdict = f"streampetr track {path} --out DIR, streampetr evaluate --bags DRIVE {path} --out DIR"
+        return [*findings, Finding("verdict", "ok", verdict)]
     findings += [Finding("problem", "note" if bag.runnable else "broken", problem) for problem in bag.problems]
-    verdict = f"streampetr detect {path} --out …, streampetr replay {path}" if bag.runnable else "cannot be run"
+    verdict = f"streampetr detect {path} --weights FILE --out DIR, streampetr replay {path}"
+    if not bag.runnable:
+        verdict = "cannot be run"
     return [*findings, Finding("verdict", "ok" if bag.runnable else "broken", verdict)]
 
 

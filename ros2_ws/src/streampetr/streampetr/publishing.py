@@ -90,6 +90,10 @@ class BagPublishers:
         """Whether somebody listens to any of the images (or, where none is played, to anything)."""
         return any(self.has_listener(name) for name in self._images)
 
+    def listeners(self) -> tuple[int, ...]:
+        """How many subscriptions each topic has found."""
+        return tuple(publisher.get_subscription_count() for publisher in self._publishers.values())
+
     def incompatible(self) -> list[str]:
         """Topics that somebody wants with a QoS that ours does not satisfy."""
         return [

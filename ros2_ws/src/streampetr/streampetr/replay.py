@@ -23,7 +23,7 @@ from streampetr_core.console import progress
 from streampetr_core.errors import StreamPETRError
 
 _WAIT, _LOCKSTEP_WAIT = 5.0, 60.0
-_MATCHED_SECONDS, _SETTLED_SECONDS = 0.5, 2.0
+_MATCHED_SECONDS, _SETTLED_SECONDS, _SILENT_SECONDS = 0.5, 2.0, 3.0
 
 
 class ReplayError(StreamPETRError):
@@ -187,14 +187,22 @@ class _Player:
         if patience is None:
             patience = _LOCKSTEP_WAIT if self.listener is not None else _WAIT
         began = since = time.monotonic()
-        before = None
+        before, said = None, False
         while not self.stop.is_set() and (now := time.monotonic()) - began < patience:
             self.session.spin(0.05)
             lacks = self._lacks()
-            state = (publishers.unheard(), publishers.incompatible(), lacks)
+            # the counts too: a recorder may be found a moment later than the nodes
+            state = (publishers.unheard(), publishers.incompatible(), lacks, publishers.listeners())
             if state != before:
                 before, since = state, now
-            settled = _MATCHED_SECONDS if not any(state) else _SETTLED_SECONDS
+            settled = _MATCHED_SECONDS if not any(state[:3]) else _SETTLED_SECONDS
+            if lacks and not said and now - began > _SILENT_SECONDS:
+                said = True
+                print(
+                    f"waiting for a {' and a '.join(lacks)}: the nodes of 'streampetr up --replayed', "
+                    f"up to {patience:g} s",
+                    file=sys.stderr,
+                )
             if not lacks and publishers.is_heard() and now - since > settled:
                 break
         if self.stop.is_set():
