@@ -138,7 +138,6 @@ class Trainer:
         out = self.config.out
         log = RunLog(out) if self.processes.first else None
         steps = contextlib.closing(iter(self.source))  # type: ignore[type-var]  # generators, which end their threads
-        saved = self.step
         # waiting for the device at every stage takes time itself; on the CPU there is nothing to wait for
         timed = 1 if self.device.type == "cpu" else min(_TIMED_EVERY, self.config.train.log_every)
         with self._signals(), steps as batches, contextlib.closing(_Interval(self, log)) as interval:
@@ -152,15 +151,12 @@ class Trainer:
                 stopped = self.processes.any(self._interrupted > 0)
                 if self.step % self.config.checkpoint.every == 0 or self.step == self.steps or stopped:
                     self.save()
-                    saved = self.step
                 if stopped:
                     self.say(f"stopped after step {self.step}, saved; go on with --resume")
                     raise KeyboardInterrupt if self._interrupted != signal.SIGTERM else SystemExit(143)
                 every = self.config.evaluate.every
                 if every and (self.step % every == 0 or self.step == self.steps):
                     self.evaluate(log)
-        if saved != self.step:
-            self.save()
 
     def evaluate(self, log: RunLog | None) -> None:
         """Official scores by the first process; the best weights so far are exported as best.safetensors."""

@@ -65,7 +65,10 @@ RECIPES: dict[str, tuple[RunConfig, str]] = {
     "r50_704_428q_60e": (_epochs(_NUIMAGES, 60), "the same for 60 epochs; the published fast model"),
     "r50_704_428q_90e": (_epochs(_NUIMAGES, 90), "the same for 90 epochs"),
     "r50_704_900q_sliding": (_SLIDING, "windows of 8 key frames, gradients in 2, 24 epochs; slow, much memory"),
-    "petr_r50_704": (replace(_SINGLE, model="petr_r50_704"), "PETR, single frames, 24 epochs"),
+    "petr_r50_704": (
+        replace(_SINGLE, model="petr_r50_704", optimizer=_NUIMAGES.optimizer),
+        "PETR, single frames, 24 epochs",
+    ),
     "focal_petr_r50_704": (
         replace(_SINGLE, model="focal_petr_r50_704"),
         "FocalPETR, single frames, 24 epochs; pretraining",

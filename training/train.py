@@ -36,6 +36,8 @@ def train(config: RunConfig, say: Callable[[str], None] = lambda text: print(tex
         raise ConfigError(f"{out} holds checkpoints of a run; go on with --resume, or choose another --out")
     with processes(config.train.device) as here:
         config.train.precision_on(here.device.type)  # refuse before looking for data
+        if here.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all images are of one size
         frames = open_frames(config, here)
         trainer = Trainer(config, frames.source, frames.steps, here, say)
         if here.first:
