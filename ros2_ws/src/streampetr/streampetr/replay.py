@@ -23,7 +23,7 @@ from streampetr_core.console import progress
 from streampetr_core.errors import StreamPETRError
 
 _WAIT, _LOCKSTEP_WAIT = 5.0, 60.0
-_MATCHED_SECONDS, _SETTLED_SECONDS, _SILENT_SECONDS = 0.5, 2.0, 3.0
+_MATCHED_SECONDS, _SETTLED_SECONDS, _SILENT_SECONDS = 1.0, 2.0, 3.0
 
 
 class ReplayError(StreamPETRError):
