@@ -251,7 +251,6 @@ def test_the_log_has_losses_speed_and_shares(toy: RunConfig, toy_source: Any, on
         assert line["samples_per_s"] > 0
     assert len([text for text in said if "samples/s (data" in text]) == 3
     events = list((toy.out / "tensorboard").glob("events*"))
-    pytest.importorskip("tensorboard")
     assert scalars(events[0], "train/losses/loss_bbox") == pytest.approx([x["losses"]["loss_bbox"] for x in lines])
 
 
