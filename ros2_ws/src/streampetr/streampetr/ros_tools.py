@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,9 +16,6 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.signals import SignalHandlerOptions
 
 from streampetr_core.errors import StreamPETRError
-
-_STAMP = struct.Struct("<iI")
-_STAMP_BIG_ENDIAN = struct.Struct(">iI")
 
 
 class RosToolError(StreamPETRError):
@@ -82,16 +78,6 @@ def message_class(type_name: str) -> Any:
         raise RosToolError(
             f"message type {type_name} is not installed; install the package {parts[0]} or leave its topics out"
         ) from error
-
-
-def header_stamp_ns(raw: bytes) -> int:
-    """Stamp in ns of a serialised message whose first field is a std_msgs/Header; no message is built.
-
-    CDR: four bytes of encapsulation (second byte: 1 = little endian), then int32 seconds and uint32 nanoseconds.
-    """
-    form = _STAMP if raw[1] & 1 else _STAMP_BIG_ENDIAN
-    seconds, nanoseconds = form.unpack_from(raw, 4)
-    return seconds * 1_000_000_000 + nanoseconds
 
 
 def qos(*, reliable: bool, latched: bool = False, depth: int = 10) -> QoSProfile:
