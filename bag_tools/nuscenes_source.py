@@ -14,7 +14,7 @@ from bag_tools.nuscenes_tables import NuScenesError, NuScenesTables, Row, nanose
 from streampetr_core.boxes import NUSCENES_CLASSES, Boxes3D
 from streampetr_core.cameras import CameraModel, CameraRig
 from streampetr_core.frame import Frame
-from streampetr_core.geometry import inverse, matrix_from_quaternion
+from streampetr_core.geometry import inverse, yaw_from_quaternion
 
 LIDAR = "LIDAR_TOP"
 
@@ -139,22 +139,19 @@ class NuScenesSource:
         ]
         if not rows:
             return Boxes3D.empty("base_link", sample.stamp_ns)
-        ego_from_map = inverse(self.map_from_ego(sample))
-        rotation = ego_from_map[:3, :3]
-        heading = rotation @ matrix_from_quaternion([row["rotation"] for row in rows])
         numbers = {token: number for number, token in enumerate(self.instances(sample.scene))}
         return Boxes3D(
-            center=np.array([row["translation"] for row in rows]) @ rotation.T + ego_from_map[:3, 3],
+            center=np.array([row["translation"] for row in rows]),
             size=np.array([row["size"] for row in rows])[:, [1, 0, 2]],  # tables hold width, length, height
-            yaw=np.arctan2(heading[:, 1, 0], heading[:, 0, 0]),
-            velocity=np.array([tables.velocity(row)[:2] for row in rows]) @ rotation[:2, :2].T,
+            yaw=yaw_from_quaternion([row["rotation"] for row in rows]),
+            velocity=np.array([tables.velocity(row)[:2] for row in rows]),
             score=np.array([float(row["num_lidar_pts"] + row["num_radar_pts"] > 0) for row in rows]),
             label=np.array([NUSCENES_CLASSES.index(tables.detection_name(row) or "") for row in rows]),
             track_id=np.array([numbers[row["instance_token"]] for row in rows]),
             attribute=np.array([tables.attribute(row) for row in rows]),
-            frame_id="base_link",
+            frame_id="map",
             stamp_ns=sample.stamp_ns,
-        )
+        ).transformed(inverse(self.map_from_ego(sample)), "base_link")
 
     @lru_cache(maxsize=4)  # noqa: B019  (a source lives as long as its command)
     def instances(self, scene: str) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ def test_boxes_and_velocities_are_the_devkits(shared: Path) -> None:
         np.testing.assert_array_equal(mine, velocity)
         velocity = velocity[:, :2]
         assert np.array_equal(np.isnan(in_map.velocity), np.isnan(velocity))
-        np.testing.assert_allclose(in_map.velocity, velocity, atol=0.02)  # the robot's tilt, twice
+        np.testing.assert_allclose(in_map.velocity, velocity, atol=1e-9)
         np.testing.assert_array_equal(boxes.score > 0, [r["num_lidar_pts"] + r["num_radar_pts"] > 0 for r in rows])
 
 
