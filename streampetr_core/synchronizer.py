@@ -227,6 +227,20 @@ class CameraSynchronizer:
         self.sets.rewinds += 1
         return Rewind(from_ns, to_ns, source)
 
+    def reopen(self, images: CameraSet) -> None:
+        """A set that came out could not be used for want of something else: what it held may come once more.
+
+        Streams that have had a newer set since stay closed, so that the stamps of sets keep rising.
+        """
+        stamps = (
+            {**images.stamps_ns, REFERENCE: images.stamp_ns} if images.reference is not None else images.stamps_ns
+        )
+        for stream, stamp in stamps.items():
+            if self._floor.get(stream) == stamp:
+                self._floor[stream] = stamp - 1
+                if stamp in self._seen[stream]:
+                    self._seen[stream].remove(stamp)
+
     @property
     def period_ns(self) -> int | None:
         """The cameras' period as observed: the median of the latest intervals; None before the first."""

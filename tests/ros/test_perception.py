@@ -279,3 +279,34 @@ def test_a_stamp_of_zero_is_refused_by_name(chain: Chain) -> None:
     chain.shoot("CAM_FRONT", 0, jpeg(0))
     (problem,) = chain.perception.problems(chain.now)["CAM_FRONT"]
     assert "stamp is 0 on /sensing/camera/cam_front/image_rect/compressed" in problem
+
+
+@pytest.mark.parametrize("late", ["mounting", "motion"])
+def test_a_set_that_came_too_early_can_be_used_when_it_comes_again(chain: Chain, late: str) -> None:
+    """A node that has just started may hear images before /tf_static or /tf; a lock-step replay then repeats them."""
+    reference, stamps, data = cycle(0)
+
+    def play() -> None:
+        chain.calibrate()
+        for name in data:
+            chain.shoot(name, stamps[name], data[name])
+        sample(chain, reference, stamps)
+
+    if late == "motion":
+        chain.mount()
+    else:
+        chain.move(*stamps.values(), reference)
+    play()
+    chain.now += 6000 * MS
+    chain.poll()
+    counts = chain.perception.counts
+    assert (counts.not_calibrated, counts.no_pose) == ((1, 0) if late == "mounting" else (0, 1))
+    chain.mount()
+    chain.move(*stamps.values(), reference)
+    play()
+    chain.wait_for(1)
+    assert chain.results[0].boxes.stamp_ns == reference
+    play()  # used now: nothing comes of a third time
+    chain.poll()
+    assert counts.replaced == 0
+    assert sum(c.duplicate for c in chain.perception.synchronizer.counts.values()) == 2

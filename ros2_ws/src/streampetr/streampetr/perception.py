@@ -276,12 +276,14 @@ class Perception:
         rig = self._current_rig()
         if rig is None:
             self.counts.not_calibrated += 1
+            self.synchronizer.reopen(images)
             return
         try:
             poses = FixedPoses(self.motion, sorted({images.stamp_ns, *images.stamps_ns.values()}))
         except StreamPETRError as error:
             self.counts.no_pose += 1
             self.motion_problem = str(error)
+            self.synchronizer.reopen(images)
             return
         self.motion_problem = ""
         for camera, shot in images.payloads.items():
