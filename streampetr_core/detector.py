@@ -175,7 +175,7 @@ class Detector:
     def last_memory_queries(self) -> NDArray[np.int64]:
         """(K,) the query behind each of the K newest memory entries after the last step; empty without memory.
 
-        Query `num_queries + i` stands for entry i of the memory before that step.
+        Query `num_fresh + i` of the variant stands for entry i of the memory before that step.
         """
         return np.zeros(0, np.int64) if self._newest is None else self._newest[0].cpu().numpy()
 
@@ -349,14 +349,14 @@ class Detector:
         )
 
     def _lineage(self, carried: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
-        """(Q,) a number for every query: a new one for learned queries, the memory entry's for those it gave."""
-        learned, propagated = self.variant.num_queries, self.variant.num_propagated
+        """(Q,) a number for every query: a new one for fresh queries, the memory entry's for those it gave."""
+        fresh, propagated = self.variant.num_fresh, self.variant.num_propagated
         if propagated == 0:
             return None
-        numbers = self._next_lineage + np.arange(learned + propagated)
-        self._next_lineage += learned + propagated
+        numbers = self._next_lineage + np.arange(fresh + propagated)
+        self._next_lineage += fresh + propagated
         if carried is not None:
-            numbers[learned:] = carried
+            numbers[fresh:] = carried
         return numbers
 
     def _boxes(self, found: Detections, frame: Frame) -> tuple[Boxes3D, NDArray[np.int64]]:

@@ -128,7 +128,7 @@ def compare_frame(
 ) -> FrameReport:
     """The report on one frame's outputs; call it where no gradients are recorded."""
     report = FrameReport(f"{golden.kind} {golden.model}", frame, starts)
-    learned = model.variant.num_queries
+    learned = model.variant.num_fresh
     differences, report.swapped = compare_queries(golden, frame, outputs, learned, allow_swaps=True)
     report.add(differences)
     stored = golden.memory(frame)

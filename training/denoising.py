@@ -1,6 +1,6 @@
 """Denoising queries: noisy copies of the true boxes, put in front of the learned queries, that learn to go back.
 
-Legend: `B` samples, `S` targets of the fullest sample, `P` = groups x S denoising queries, `Q` learned and
+Legend: `B` samples, `S` targets of the fullest sample, `P` = groups x S denoising queries, `Q` fresh and
 propagated queries, `M` memory entries of which `K` become propagated queries.
 """
 
@@ -100,7 +100,7 @@ def visibility(groups: int, size: int, variant: Variant, device: torch.device) -
     Nobody outside a group sees into it; a group sees itself, all other queries and the memory.
     """
     count = groups * size
-    queries = count + variant.num_queries + variant.num_propagated
+    queries = count + variant.num_fresh + variant.num_propagated
     columns = queries + variant.memory_length - variant.num_propagated
     index = torch.arange(columns, device=device)
     group = torch.where(index < count, torch.div(index, size, rounding_mode="floor"), groups)

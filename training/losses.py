@@ -15,10 +15,11 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from streampetr_core.errors import StreamPETRError
-from streampetr_core.model import AuxiliaryOutputs, FrameOutputs, Variant
+from streampetr_core.model import AuxiliaryOutputs, FrameOutputs, Variant, focal_lengths
 from training.batch import Batch
 from training.denoising import Denoising
 from training.losses_2d import losses_2d, one_hot
+from training.losses_proposals import proposal_losses
 from training.matching import MatchWeights, assign, cost_2d, cost_3d
 from training.targets import Targets3D, auxiliary_channels, pack_2d, pack_3d
 
@@ -34,6 +35,7 @@ class LossSettings:
     Attributes:
         cls, bbox: 3D, of every decoder layer; also of the denoising queries, times `denoising`.
         cls_2d, bbox_2d, iou_2d, center_2d, centerness_2d: of the 2D head.
+        heat, shift, depth: of the cells that queries begin at, in networks with proposals.
         matching: weights of the assignment.
         synchronize_all: divide every loss by counts averaged over the processes, so that N processes of B samples
             learn what one of N B samples learns. As published (False) only the L1 losses outside of denoising are.
@@ -47,6 +49,9 @@ class LossSettings:
     iou_2d: float = 2.0
     center_2d: float = 10.0
     centerness_2d: float = 1.0
+    heat: float = 1.0
+    shift: float = 1.0
+    depth: float = 2.0
     matching: MatchWeights = field(default_factory=MatchWeights)
     synchronize_all: bool = False
 
@@ -133,6 +138,15 @@ def compute_losses(
         if auxiliary is not None and targets_2d is not None:
             two_d = losses_2d(auxiliary, targets_2d, rows[1], image_size, variant.stride, local[2], mean[2])
             losses |= {name: _weights_2d(settings)[name] * loss for name, loss in two_d.items()}
+        if outputs.proposals is not None:
+            # labels as the 3D head's, so not the 2D head's targets; divided by this process's own count
+            seen = pack_2d(batch.targets, device, tuple(range(logits.shape[-1])))
+            focal = focal_lengths(batch.geometry.intrinsics).flatten()
+            cells = (outputs.features.shape[-2], outputs.features.shape[-1])
+            count = logits.new_tensor(max(1, sum(seen.counts)))
+            found = proposal_losses(outputs.proposals.maps, seen, focal, cells, variant.stride, count)
+            weight = {"heat": settings.heat, "shift": settings.shift, "depth": settings.depth}
+            losses |= {name: weight[name.rpartition("_")[2]] * loss for name, loss in found.items()}
     return losses
 
 

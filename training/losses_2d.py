@@ -84,7 +84,20 @@ def gaussian_focal(logits: Tensor, heat: Tensor) -> Tensor:
 
 
 def heat_map(targets: Targets2D, height: int, width: int, stride: int) -> Tensor:
-    """(I, T) a Gaussian round the cell of every projected centre, the largest where they overlap.
+    """(I, T) a Gaussian round the cell of every projected centre, the largest where they overlap."""
+    return gaussians(targets, height, width, stride).amax(1)
+
+
+def heat_maps(targets: Targets2D, height: int, width: int, stride: int, classes: int) -> Tensor:
+    """(I, T, classes): as `heat_map`, for every class on its own."""
+    values = gaussians(targets, height, width, stride)
+    index = targets.labels[..., None].expand_as(values)
+    maps = values.new_zeros(len(values), classes, values.shape[-1])
+    return maps.scatter_reduce(1, index, values, "amax").transpose(1, 2)
+
+
+def gaussians(targets: Targets2D, height: int, width: int, stride: int) -> Tensor:
+    """(I, n, T) for every target a Gaussian round the cell of its projected centre, 1 in that cell.
 
     The radius is the distance to the nearest side of the box, rounded up to cells and at least 1; sigma is
     (2 radius + 1) / 6.
@@ -99,4 +112,4 @@ def heat_map(targets: Targets2D, height: int, width: int, stride: int) -> Tensor
     sigma = (2.0 * radius + 1.0) / 6.0
     value = torch.exp(-(dx.square() + dy.square()) / (2.0 * sigma.square()))
     inside = (dx.abs() <= radius) & (dy.abs() <= radius) & targets.valid[..., None, None]
-    return torch.where(inside, value, 0.0).amax(1).flatten(1)
+    return torch.where(inside, value, 0.0).flatten(2)

@@ -20,6 +20,7 @@ from training.config import (
     RunConfig,
     TrainConfig,
 )
+from training.denoising import DenoisingSettings
 from training.rendered_source import RenderedWorld
 
 _R50 = RunConfig(
@@ -54,6 +55,7 @@ _TINY = RunConfig(
     # from nothing: batch norm has no statistics to trust yet, and no part is ahead of the others
     network=NetworkConfig(batch_norm="train", average=0.999),
     optimizer=OptimizerConfig(multipliers=()),
+    denoising=DenoisingSettings(groups=3),
     checkpoint=CheckpointConfig(every=500, half=True),
 )
 

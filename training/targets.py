@@ -45,6 +45,7 @@ class Targets2D:
         boxes: (I, n, 4) x1, y1, x2, y2 pixels.
         labels: (I, n) channel of the 2D head.
         centers: (I, n, 2) pixels.
+        depths: (I, n) metres.
         valid: (I, n) bool, False where padded.
         counts: of each image.
     """
@@ -52,6 +53,7 @@ class Targets2D:
     boxes: Tensor
     labels: Tensor
     centers: Tensor
+    depths: Tensor
     valid: Tensor
     counts: tuple[int, ...]
 
@@ -75,8 +77,9 @@ def pack_2d(targets: Sequence[Targets], device: torch.device, channel_of_label: 
     boxes = _pad([x.float() for t in targets for x in t.boxes_2d], (4,)).to(device, non_blocking=True)
     labels = channels[_pad([x for t in targets for x in t.labels_2d], ())].to(device, non_blocking=True)
     centers = _pad([x.float() for t in targets for x in t.centers_2d], (2,)).to(device, non_blocking=True)
+    depths = _pad([x.float() for t in targets for x in t.depths_2d], ()).to(device, non_blocking=True)
     valid = _valid(counts, boxes.shape[1]).to(device, non_blocking=True)
-    return Targets2D(boxes, labels, centers, valid, counts)
+    return Targets2D(boxes, labels, centers, depths, valid, counts)
 
 
 def auxiliary_channels(variant: Variant) -> tuple[int, ...]:

@@ -187,7 +187,7 @@ def _compare_matching(
         if len(found) != 1:
             continue
         theirs = found[0]
-        exchanged = min(query, theirs) >= variant.num_queries and all(
+        exchanged = min(query, theirs) >= variant.num_fresh and all(
             float((x[-1, 0, query] - golden.get(frame, key)[0, theirs]).abs().max()) <= TOLERANCE[name]
             for x, key, name in ((outputs.logits, "cls_last", "logits"), (outputs.boxes, "box_last", "xyz"))
         )

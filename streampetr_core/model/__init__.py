@@ -7,6 +7,7 @@ from streampetr_core.model.coder import Detections, decode
 from streampetr_core.model.head import FrameOutputs, PrependedQueries
 from streampetr_core.model.memory import Memory
 from streampetr_core.model.position_embedding import FrameGeometry, PositionEncoding
+from streampetr_core.model.proposals import ProposalMaps, focal_lengths
 from streampetr_core.model.streampetr import StreamPETR
 from streampetr_core.model.variants import VARIANTS, UnknownVariantError, Variant, variant
 
@@ -20,11 +21,13 @@ __all__ = [
     "Memory",
     "PositionEncoding",
     "PrependedQueries",
+    "ProposalMaps",
     "StreamPETR",
     "UnknownVariantError",
     "Variant",
     "build_model",
     "decode",
+    "focal_lengths",
     "variant",
 ]
 

@@ -1,8 +1,8 @@
 """The 3D head: image tokens and memory in, class logits, boxes and the next memory out.
 
 Parameter names are those of the published checkpoints. Legend: `B` batch, `N` cameras, `T` image tokens, `P`
-queries prepended by training, `L` learned queries, `K` propagated queries, `Q` = L + K, `M` memory entries,
-`C` channels.
+queries prepended by training, `L` fresh queries (learned ones, then proposals), `K` propagated queries,
+`Q` = L + K, `M` memory entries, `C` channels.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from streampetr_core.model.position_embedding import (
     ray_features,
     ray_points,
 )
+from streampetr_core.model.proposals import ProposalHead, Proposals
 from streampetr_core.model.queries import age_embedding, motion_embedding, reference_embedding, rest_embedding
 from streampetr_core.model.variants import Variant
 
@@ -50,10 +51,11 @@ class FrameOutputs:
         logits: (layers, B, Q, classes); one layer where only the last was asked for.
         boxes: (layers, B, Q, 10) box code, see `coder`.
         memory: for the next frame (K + M entries, world frame); None in networks without memory.
-        memory_queries: (B, K) the queries that went into the memory, best first; None likewise. Learned queries
+        memory_queries: (B, K) the queries that went into the memory, best first; None likewise. Fresh queries
             come first, then the K propagated ones: query L + i stands for memory entry i of this frame's input.
         prepended_logits, prepended_boxes: (layers, B, P, ...) of the prepended queries, None without.
         features: (B, N, C, H, W) image features, for the 2D head.
+        proposals: where the image's own queries began; None in networks without.
     """
 
     logits: Tensor
@@ -63,6 +65,7 @@ class FrameOutputs:
     prepended_logits: Tensor | None
     prepended_boxes: Tensor | None
     features: Tensor
+    proposals: Proposals | None = None
 
 
 class Head(nn.Module):
@@ -98,6 +101,8 @@ class Head(nn.Module):
         self.reference_points = nn.Embedding(variant.num_queries, 3)
         nn.init.uniform_(self.reference_points.weight)
         self.query_embedding = mlp(dims * 3 // 2, dims, dims)
+        if variant.num_proposals:
+            self.proposals = ProposalHead(dims, classes, variant.num_proposals, variant.stride)
         if variant.temporal:
             self.pseudo_reference_points = nn.Embedding(variant.num_propagated, 3)
             nn.init.uniform_(self.pseudo_reference_points.weight)
@@ -139,8 +144,13 @@ class Head(nn.Module):
         if prepended is not None:
             num_prepended = prepended.reference.shape[1]
             reference = torch.cat((prepended.reference, reference), dim=1)
+        content = reference.new_zeros(batch, reference.shape[1], self.variant.embed_dims)
+        proposals = None
+        if self.variant.num_proposals:
+            proposals = self.proposals(tokens, token_position, geometry, (height, width), self.pc_range)
+            reference = torch.cat((reference, proposals.reference), dim=1)
+            content = torch.cat((content, proposals.content), dim=1)
         query_position = self._place(reference)
-        content = torch.zeros_like(query_position)
         past = past_position = entered = None
         if self.variant.temporal:
             entered = self._enter(memory, geometry, tokens)
@@ -181,6 +191,7 @@ class Head(nn.Module):
             logits[:, :, :num_prepended] if num_prepended else None,
             boxes[:, :, :num_prepended] if num_prepended else None,
             features,
+            proposals,
         )
 
     def _place(self, reference: Tensor) -> Tensor:

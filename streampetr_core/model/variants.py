@@ -23,6 +23,7 @@ class Variant:
         backbone_depth: 18 or 50, a ResNet; `backbone_width` is its stem's number of channels (64 = standard).
         embed_dims, num_heads, num_layers, feedforward_dims: of the transformer decoder.
         num_queries: learned queries.
+        num_proposals: queries that begin at the best image cells, see `proposals`; 0 = none, as published.
         num_propagated: queries taken over from the memory; also how many a frame gives to it. 0 = no memory.
         memory_length: entries kept from frame to frame.
         dropout: in training.
@@ -45,6 +46,7 @@ class Variant:
     num_layers: int = 6
     feedforward_dims: int = 2048
     num_queries: int = 300
+    num_proposals: int = 0
     num_propagated: int = 128
     memory_length: int = 512
     dropout: float = 0.1
@@ -57,6 +59,11 @@ class Variant:
     code_weights: tuple[float, ...] = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     has_auxiliary_head: bool = True
     max_boxes: int = 300
+
+    @property
+    def num_fresh(self) -> int:
+        """Queries that do not come from the memory: learned ones, then proposals."""
+        return self.num_queries + self.num_proposals
 
     @property
     def temporal(self) -> bool:
@@ -86,9 +93,12 @@ TINY = replace(
     num_heads=4,
     num_layers=3,
     feedforward_dims=512,
-    num_queries=200,
+    num_queries=60,
+    num_proposals=120,
     num_propagated=100,
     memory_length=300,
+    dropout=0.0,
+    has_auxiliary_head=False,
     max_boxes=200,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from streampetr_core.checkpoint import (
     save_checkpoint,
 )
 from streampetr_core.console import OutputError
-from streampetr_core.model import StreamPETR, build_model
+from streampetr_core.model import StreamPETR, build_model, variant
 from streampetr_core.recipe import recipe_state_dict
 
 
@@ -25,6 +26,10 @@ def trained() -> StreamPETR:
     model = build_model("tiny")
     model.load_state_dict(recipe_state_dict(model))
     return model
+
+
+def _with_2d_head() -> StreamPETR:
+    return StreamPETR(replace(variant("tiny"), has_auxiliary_head=True))
 
 
 def _equal(a: StreamPETR, b: StreamPETR) -> bool:
@@ -60,12 +65,13 @@ def test_half_precision_files_keep_metres(trained: StreamPETR, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_published_files(trained: StreamPETR, tmp_path: Path, prefix: str) -> None:
+def test_published_files(tmp_path: Path, prefix: str) -> None:
     """Wrapped in `state_dict` beside other things, perhaps prefixed, perhaps without the 2D head."""
+    trained = _with_2d_head()
     state = {prefix + k: v for k, v in trained.state_dict().items() if "img_roi_head" not in k}
     path = tmp_path / "published.pth"
     torch.save({"meta": {"epoch": 24, "config": "..."}, "state_dict": state, "optimizer": {"lr": 1.0}}, path)
-    again = build_model("tiny")
+    again = _with_2d_head()
     load_checkpoint(again, path)
     assert torch.equal(again.pts_bbox_head.coords_d, trained.pts_bbox_head.coords_d)
     key = "img_neck.fpn_convs.0.conv.weight"
@@ -84,17 +90,18 @@ def test_wrong_checkpoint_names_the_first_differing_keys(trained: StreamPETR) ->
         load_checkpoint(build_model("tiny"), state)
 
 
-def test_a_2d_head_in_pieces_is_refused(trained: StreamPETR) -> None:
-    state = dict(trained.state_dict())
+def test_a_2d_head_in_pieces_is_refused() -> None:
+    model = _with_2d_head()
+    state = dict(model.state_dict())
     del state["img_roi_head.cls.bias"]
     with pytest.raises(CheckpointError, match=r"1 keys missing, first img_roi_head\.cls\.bias"):
-        load_checkpoint(build_model("tiny"), state)
+        load_checkpoint(model, state)
 
 
 def test_wrong_shapes_are_told(trained: StreamPETR) -> None:
     state = dict(trained.state_dict())
     state["pts_bbox_head.reference_points.weight"] = torch.zeros(644, 3)
-    with pytest.raises(CheckpointError, match=r"1 shapes differ.*is \(644, 3\), not \(200, 3\)"):
+    with pytest.raises(CheckpointError, match=r"1 shapes differ.*is \(644, 3\), not \(60, 3\)"):
         load_checkpoint(build_model("tiny"), state)
 
 

@@ -274,7 +274,7 @@ def test_a_reset_while_a_frame_runs_is_not_lost(detector: Detector) -> None:
 def test_lineage_of_queries(detector: Detector) -> None:
     """A query beyond the learned ones stands for a memory entry; the memory names the queries it came from."""
     detector.step(_frame(0))
-    learned = detector.variant.num_queries
+    learned = detector.variant.num_fresh
     first = detector.last_memory_queries
     assert len(first) == detector.variant.num_propagated
     assert len(np.unique(first)) == len(first)
@@ -285,7 +285,7 @@ def test_lineage_of_queries(detector: Detector) -> None:
 
 def test_boxes_of_a_query_that_is_carried_on_share_their_lineage(detector: Detector) -> None:
     first = detector.step(_frame(0)).lineage
-    learned, given = detector.variant.num_queries, detector.last_memory_queries
+    learned, given = detector.variant.num_fresh, detector.last_memory_queries
     queries = detector.last_queries
     second = detector.step(_frame(1)).lineage
     assert first is not None

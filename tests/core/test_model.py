@@ -135,7 +135,7 @@ def test_sine_embedding_interleaves() -> None:
 
 def _small_inputs(batch: int = 1, cameras: int = 3) -> tuple[torch.Tensor, FrameGeometry]:
     generator = torch.Generator().manual_seed(3)
-    images = torch.randn(batch, cameras, 3, 64, 96, generator=generator)
+    images = torch.randn(batch, cameras, 3, 96, 160, generator=generator)
     projection = torch.eye(4).repeat(batch, cameras, 1, 1)
     projection[..., :3, :] += 0.3 * torch.randn(batch, cameras, 3, 4, generator=generator)
     intrinsics = 300 * torch.eye(3).repeat(batch, cameras, 1, 1)
@@ -200,12 +200,16 @@ def test_forward_frame_is_pure(tiny: StreamPETR) -> None:
 
 
 def test_gradients_reach_everything_that_is_trained() -> None:
-    model = build_model("tiny").train()
+    model = StreamPETR(replace(variant("tiny"), has_auxiliary_head=True)).train()
     images, geometry = _small_inputs()
     outputs = model.forward_frame(images, geometry, None)
     assert model.img_roi_head is not None
+    assert outputs.proposals is not None
     two_d = model.img_roi_head(outputs.features.flatten(0, 1))
-    (outputs.logits.sum() + outputs.boxes.sum() + two_d.logits.sum() + two_d.boxes.sum()).backward()
+    (outputs.logits.sum() + outputs.boxes.sum() + two_d.logits.sum() + two_d.boxes.sum()).backward(
+        retain_graph=True
+    )
+    sum(x.sum() for x in vars(outputs.proposals.maps).values()).backward()  # type: ignore[union-attr]
     assert outputs.memory is not None
     assert not outputs.memory.embedding.requires_grad
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]

@@ -283,7 +283,7 @@ def test_a_stamp_of_zero_is_refused_by_name(chain: Chain) -> None:
 
 @pytest.mark.parametrize("late", ["mounting", "motion"])
 def test_a_set_that_came_too_early_can_be_used_when_it_comes_again(chain: Chain, late: str) -> None:
-    """A node that has just started may hear images before /tf_static or /tf; a lock-step replay then repeats them."""
+    """A node that has just started may hear images before /tf_static or /tf; lock-step replay repeats them."""
     reference, stamps, data = cycle(0)
 
     def play() -> None:

@@ -38,8 +38,11 @@ TOY = replace(
     num_layers=2,
     feedforward_dims=64,
     num_queries=20,
+    num_proposals=8,
     num_propagated=8,
     memory_length=16,
+    dropout=0.1,
+    has_auxiliary_head=True,
 )
 """A network small enough for dozens of training steps a second."""
 

@@ -12,7 +12,9 @@ from training.batch import Targets
 from training.denoising import DenoisingSettings, denoising_queries, visibility
 from training.targets import Targets3D, pack_3d
 
-TINY = replace(VARIANTS["tiny"], num_queries=12, num_propagated=4, memory_length=10, num_layers=2, dropout=0.0)
+TINY = replace(
+    VARIANTS["tiny"], num_queries=8, num_proposals=4, num_propagated=4, memory_length=10, num_layers=2, dropout=0.0
+)
 
 
 def packed(*counts: int, seed: int = 1) -> Targets3D:

@@ -19,7 +19,9 @@ from training.losses import LossError, LossSettings, compute_losses, mean_over_p
 from training.matching import MatchWeights, assign, cost_3d
 from training.targets import pack_3d
 
-TINY = replace(VARIANTS["tiny"], num_queries=8, num_propagated=4, memory_length=6, input_size=(32, 64))
+TINY = replace(
+    VARIANTS["tiny"], num_queries=8, num_proposals=0, num_propagated=4, memory_length=6, input_size=(32, 64)
+)
 CAMERAS, QUERIES, LAYERS = 2, 12, 3
 CPU = torch.device("cpu")
 

@@ -121,7 +121,8 @@ def test_cost_2d_of_one_cell() -> None:
         torch.zeros(1, 2, 1),
     )
     centers = torch.tensor([[[32.0, 8.0]]])
-    targets = Targets2D(truth, torch.tensor([[4]]), centers, torch.ones(1, 1, dtype=torch.bool), (1,))
+    one = torch.ones(1, 1)
+    targets = Targets2D(truth, torch.tensor([[4]]), centers, one, one.bool(), (1,))
     cost = cost_2d(exact, targets, (32, 64), MatchWeights())
     focal = 2.0 * (0.25 - 0.75) * 0.25 * math.log(2.0)
     assert cost.shape == (1, 2, 1)

@@ -15,7 +15,7 @@ from streampetr_core.model import StreamPETR
 from streampetr_core.model.variants import R50_704_428Q, TINY
 from training.pretrained import PretrainedError, load_backbone, load_matching
 
-SMALL = replace(TINY, embed_dims=32, num_heads=2, num_layers=1, backbone_width=8, num_queries=10)
+SMALL = replace(TINY, embed_dims=32, num_heads=2, num_layers=1, backbone_width=8, num_queries=10, num_proposals=0)
 
 State = dict[str, Tensor]
 

@@ -115,8 +115,11 @@ TOY_96 = replace(
     num_layers=1,
     feedforward_dims=128,
     num_queries=40,
+    num_proposals=0,
     num_propagated=8,
     memory_length=16,
+    dropout=0.1,
+    has_auxiliary_head=True,
 )
 
 

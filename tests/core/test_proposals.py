@@ -1,0 +1,127 @@
+"""Queries that begin at image cells: where they are put, which cells are chosen, what absent cameras do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from streampetr_core.model import VARIANTS, FrameGeometry, StreamPETR
+from streampetr_core.model.proposals import ProposalMaps, best_cells, place_cells
+
+SIZE, STRIDE = (4, 8), 16
+CELLS = SIZE[0] * SIZE[1]
+SMALL = replace(
+    VARIANTS["tiny"], input_size=(64, 128), backbone_width=8, embed_dims=64, num_layers=1, num_queries=10,
+    num_proposals=12, num_propagated=8, memory_length=16,
+)  # fmt: skip
+
+
+def cameras(mirrored: bool = False) -> FrameGeometry:
+    """Two cameras that look forward (x) and back, of different focal lengths, 128 x 64 pixels."""
+    image_from_model, intrinsics = [], []
+    for focal, forward in ((90.0, 1.0), (70.0, -1.0)):
+        matrix = torch.tensor([[focal, 0.0, 64.0], [0.0, focal, 32.0], [0.0, 0.0, 1.0]])
+        if mirrored:
+            matrix = torch.tensor([[-1.0, 0.0, 128.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]) @ matrix
+        camera_from_model = torch.tensor(
+            [[0.0, -forward, 0.0, 0.2], [0.0, 0.0, -1.0, 0.1], [forward, 0.0, 0.0, -0.5], [0.0, 0.0, 0.0, 1.0]]
+        )
+        pixels = torch.eye(4)
+        pixels[:3, :3] = matrix
+        image_from_model.append(pixels @ camera_from_model)
+        intrinsics.append(matrix)
+    identity = torch.eye(4)[None]
+    return FrameGeometry(
+        torch.stack(image_from_model)[None],
+        torch.stack(intrinsics)[None],
+        identity,
+        identity,
+        torch.zeros(1).double(),
+    )
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_cell_with_shift_and_depth_is_a_point_in_space(mirrored: bool) -> None:
+    geometry = cameras(mirrored)
+    points = torch.tensor([[12.0, 3.0, 0.7], [25.0, -8.0, -1.0], [-9.0, 4.0, 0.2]])
+    index, shift, log_depth = [], torch.zeros(1, 2 * CELLS, 2), torch.zeros(1, 2 * CELLS)
+    for point, camera in zip(points, (0, 0, 1), strict=True):
+        u, v, depth, _ = geometry.image_from_model[0, camera] @ torch.cat((point, torch.ones(1)))
+        cell = torch.stack((u, v)) / depth / STRIDE
+        token = camera * CELLS + int(cell[1]) * SIZE[1] + int(cell[0])
+        index.append(token)
+        shift[0, token] = cell - cell.floor() - 0.5
+        log_depth[0, token] = (depth / geometry.intrinsics[0, camera, 1, 1]).log()
+    maps = ProposalMaps(torch.zeros(1, 2 * CELLS, 10), shift, log_depth)
+    found = place_cells(maps, torch.tensor([index]), geometry, SIZE, STRIDE)
+    torch.testing.assert_close(found[0], points, atol=1e-4, rtol=0)
+
+
+def heat_of(*values: tuple[int, int, float]) -> Tensor:
+    """(1, 2 cameras' cells, 10) logits, -8 but for (token, class, logit)."""
+    heat = torch.full((1, 2 * CELLS, 10), -8.0)
+    for token, label, logit in values:
+        heat[0, token, label] = logit
+    return heat
+
+
+def test_cells_are_chosen_by_score_and_only_where_no_neighbour_is_warmer() -> None:
+    heat = heat_of((9, 3, 2.0), (10, 3, 1.5), (9 + CELLS, 0, 3.0), (30, 7, 1.0))
+    assert best_cells(heat, None, SIZE, 3).tolist() == [[9 + CELLS, 9, 30]]
+
+
+def test_absent_cameras_are_chosen_last() -> None:
+    heat = heat_of((9, 3, 2.0), (9 + CELLS, 0, 3.0))
+    present = torch.tensor([[True, False]])
+    assert best_cells(heat, present, SIZE, 1).tolist() == [[9]]
+    assert (best_cells(heat, present, SIZE, CELLS) < CELLS).all()
+
+
+@pytest.fixture(scope="module")
+def small() -> StreamPETR:
+    torch.manual_seed(0)
+    return StreamPETR(SMALL).eval()
+
+
+def test_proposals_are_queries_between_the_learned_and_the_propagated(small: StreamPETR) -> None:
+    geometry = cameras()
+    images = torch.randn(1, 2, 3, 64, 128, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        outputs = small.forward_frame(images, geometry, None)
+    assert outputs.proposals is not None
+    assert outputs.logits.shape == (1, 1, 10 + 12 + 8, 10)
+    assert outputs.proposals.reference.shape == (1, 12, 3)
+    assert ((outputs.proposals.reference >= 0) & (outputs.proposals.reference <= 1)).all()
+    assert outputs.memory_queries is not None
+    assert int(outputs.memory_queries.max()) < 30
+
+
+def test_an_absent_cameras_image_changes_nothing(small: StreamPETR) -> None:
+    geometry = replace(cameras(), present=torch.tensor([[True, False]]))
+    images = torch.randn(1, 2, 3, 64, 128, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        outputs = small.forward_frame(images, geometry, None)
+        images[:, 1] = 5.0
+        again = small.forward_frame(images, geometry, None)
+    torch.testing.assert_close(again.logits, outputs.logits)
+
+
+def test_the_image_learns_from_the_queries_content_but_not_from_their_place(small: StreamPETR) -> None:
+    images = torch.randn(1, 2, 3, 64, 128, generator=torch.Generator().manual_seed(3))
+    outputs = small.forward_frame(images, cameras(), None)
+    assert outputs.proposals is not None
+    assert not outputs.proposals.reference.requires_grad
+    small.zero_grad()
+    outputs.logits[:, :, 10:22].sum().backward()
+    head = small.pts_bbox_head.proposals
+    assert float(head.content.weight.grad.abs().max()) > 0.0  # type: ignore[union-attr]
+    assert head.heat.weight.grad is None
+
+
+def test_published_networks_have_no_proposals() -> None:
+    with torch.device("meta"):
+        network = StreamPETR(VARIANTS["r50_704_428q"])
+    assert not any("proposals" in name for name in network.state_dict())
