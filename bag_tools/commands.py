@@ -284,7 +284,8 @@ def _complaints(results: Results, sources: Iterable[object]) -> Iterator[str]:
 class RenderArguments:
     """Drives of the rendered world as a data set in the nuScenes format, images, poses and annotations.
 
-    The scenes bear official names: the first two are the split mini_val, the next eight mini_train.
+    The scenes bear official names: the first two are the split mini_val, the next eight mini_train; all of them
+    are the split 'rendered'.
     """
 
     out: Positional[Path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,8 @@ from streampetr_core.geometry import apply, quaternion_from_yaw, yaw_from_quater
 from streampetr_core.geometry import quaternion_from_matrix as quaternion
 
 MINI_VERSION, FULL_VERSION = "v1.0-mini", "v1.0-trainval"
+ALL_SCENES = "rendered"
+"""Split of all scenes of a rendered data set, in its splits.json."""
 _MINI_SCENES = 10
 
 
@@ -77,7 +80,8 @@ def write_dataset(
     """Render `scenes` drives into the nuScenes-format root `out`; it appears when it is whole.
 
     Images lie under samples/ (and sweeps/ with `sweeps`: 12 Hz) as JPEGs of `quality`; key frames come at 2 Hz.
-    The lidar has rows and poses but no point clouds. Drive k is `RenderedDrive(drive_seed(seed, k), ...)`.
+    The lidar has rows and poses but no point clouds. The split "rendered" has all scenes.
+    Drive k is `RenderedDrive(drive_seed(seed, k), ...)`.
 
     Raises:
         RenderError: on arguments that cannot be rendered.
@@ -97,6 +101,7 @@ def write_dataset(
             )
             totals += _write_scene(tables, folder, drive, quality)
         tables.write(folder, version)
+        (folder / version / "splits.json").write_text(json.dumps({ALL_SCENES: names}) + "\n")
     key_frames, images, boxes, visible = totals.tolist()
     return RenderedDataSet(Path(out), version, names, key_frames, images, boxes, visible)
 

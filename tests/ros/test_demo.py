@@ -33,6 +33,8 @@ def test_drive_to_scores_and_pictures(tmp_path: Path) -> None:
     assert report["counts"]["boxes"] > 100
     assert 0.0 <= report["detection"]["mean_ap"] <= 1.0
     assert report["tracking"]["amota"] >= 0.0
+    for kind, value in (("detection", "mean_ap"), ("detection", "nd_score"), ("tracking", "amota")):
+        assert report[f"offline_{kind}"][value] == pytest.approx(report[kind][value], abs=1e-3), value
     pictures = sorted(path.name for path in out.glob("frame_*.png"))
     assert pictures == report["pictures"] == [f"frame_{number:03d}.png" for number in range(6)]
     assert cv2.imread(str(out / pictures[0])).std() > 20

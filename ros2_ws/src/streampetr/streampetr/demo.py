@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,12 @@ class DemoArguments:
 
 @dataclass
 class Report:
-    """What the demo did; written as report.json."""
+    """What the demo did; written as report.json.
+
+    Attributes:
+        detection, tracking: official metrics of what the nodes published.
+        offline_detection, offline_tracking: likewise of the same chain run on the bags without ROS.
+    """
 
     model: str
     weights: str
@@ -72,6 +77,8 @@ class Report:
     counts: dict[str, int] = field(default_factory=dict)
     detection: dict[str, Any] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)
+    offline_detection: dict[str, Any] = field(default_factory=dict)
+    offline_tracking: dict[str, Any] = field(default_factory=dict)
     pictures: list[str] = field(default_factory=list)
     video: str = ""
 
@@ -128,9 +135,12 @@ def run_demo(arguments: DemoArguments) -> Report:
     bags = find_bags(out / "bags")
     with report.stage("replay through the nodes"):
         recording = _play_through_nodes(arguments, bags)
-    with report.stage("score with the official code"):
+    with report.stage("run the same chain offline"):
+        _detect_offline(arguments, root)
+    with report.stage("score both with the official code"):
         boxes = _collect(arguments, root, recording, report)
-        _score(report, arguments, root)
+        report.detection, report.tracking = _score(out, arguments, root)
+        report.offline_detection, report.offline_tracking = _score(out / "offline", arguments, root)
     with report.stage("draw"):
         pictures = draw_pictures(bags, boxes.detected, boxes.tracks, out, title=_title(report), trained=trained)
         report.pictures = [str(path.relative_to(out)) for path in pictures]
@@ -227,12 +237,21 @@ def _collect(arguments: DemoArguments, root: Path, recording: Path, report: Repo
     return _Boxes(boxes, tracks)
 
 
-def _score(report: Report, arguments: DemoArguments, root: Path) -> None:
+def _detect_offline(arguments: DemoArguments, root: Path) -> None:
+    """The bags through `streampetr detect --track`, which is the nodes' chain without ROS."""
+    weights = ["--weights", arguments.checkpoint, "--model", arguments.model]
+    place = ["--dataroot", str(root), "--version", arguments.version, "--split", arguments.split]
+    out = arguments.out / "offline"
+    _verb("detect", [str(arguments.out / "bags"), *weights, *place, "--track", "--out", str(out)])
+
+
+def _score(out: Path, arguments: DemoArguments, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Official detection and tracking metrics of the submissions in a folder."""
     from tracking.evaluation import evaluate_detection, evaluate_tracking
 
     place = (root, arguments.version, arguments.split)
-    report.detection = evaluate_detection(arguments.out / "detections.json", *place).summary
-    report.tracking = evaluate_tracking(arguments.out / "tracks.json", *place).summary
+    detection = evaluate_detection(out / "detections.json", *place).summary
+    return detection, evaluate_tracking(out / "tracks.json", *place).summary
 
 
 def _title(report: Report) -> str:
@@ -244,21 +263,21 @@ def _print(report: Report, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    detection, tracking = report.detection, report.tracking
-    table = Table(title="official nuScenes metrics", show_header=False)
-    rows = [
-        ("key frames", f"{report.counts.get('key frames', 0)}"),
-        ("  without images", f"{report.counts.get('key frames without images', 0)}"),
-        ("boxes in range", f"{report.counts.get('boxes', 0)}"),
-        ("mAP", f"{detection['mean_ap']:.4f}"),
-        ("NDS", f"{detection['nd_score']:.4f}"),
-        ("mAVE", f"{detection['tp_errors']['vel_err']:.3f} m/s"),
-        ("AMOTA", f"{tracking['amota']:.4f}"),
-        ("identity switches", f"{tracking['ids']:.0f}"),
-        ("seconds", f"{sum(report.stage_seconds.values()):.0f}"),
+    both = (report.detection, report.tracking), (report.offline_detection, report.offline_tracking)
+    frames, blind = report.counts.get("key frames", 0), report.counts.get("key frames without images", 0)
+    without = f", {blind} without images" if blind else ""
+    table = Table(title=f"official nuScenes metrics, {frames} key frames{without}")
+    for name in ("", "nodes over DDS", "offline"):
+        table.add_column(name, justify="right" if name else "left")
+    metrics: list[tuple[str, Callable[[dict[str, Any], dict[str, Any]], str]]] = [
+        ("mAP", lambda detection, tracking: f"{detection['mean_ap']:.4f}"),
+        ("NDS", lambda detection, tracking: f"{detection['nd_score']:.4f}"),
+        ("mAVE", lambda detection, tracking: f"{detection['tp_errors']['vel_err']:.3f} m/s"),
+        ("AMOTA", lambda detection, tracking: f"{tracking['amota']:.4f}"),
+        ("identity switches", lambda detection, tracking: f"{tracking['ids']:.0f}"),
     ]
-    for name, value in rows:
-        table.add_row(name, value)
+    for name, value in metrics:
+        table.add_row(name, *(value(*scores) for scores in both))
     console = Console()
     console.print(table)
     if not report.trained:
@@ -266,4 +285,5 @@ def _print(report: Report, out: Path) -> None:
             "The network's weights are untrained, so its boxes and scores mean nothing yet; "
             "CHECKPOINT=file takes trained ones."
         )
+    console.print(f"{sum(report.stage_seconds.values()):.0f} s in all")
     console.print(f"pictures: {out}/frame_*.png, video: {out}/drive.mp4, figures: {out}/report.json")
