@@ -146,8 +146,8 @@ def plain_frame(
 ) -> Memory | None:
     """One frame as it is written down: one camera after the other, eager, float32, everything computed anew."""
     cameras = frame.rig.cameras
-    size = model.variant.input_size
-    images = [prepare(decode_jpeg(data), camera, size) for data, camera in zip(jpegs, cameras, strict=True)]
+    size, order = model.variant.input_size, model.variant.channel_order
+    images = [prepare(decode_jpeg(data), camera, size, order) for data, camera in zip(jpegs, cameras, strict=True)]
     stacked = torch.stack([image.contiguous() for image in images]).to(device)[None]
     matrices = frame_matrices(frame, size, np.ones(len(images), bool))
     world_from_model = frame.map_from_ego @ frame.rig.ego_from_model

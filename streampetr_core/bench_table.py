@@ -15,7 +15,7 @@ _WHAT = {
     "decode": "six JPEGs, in threads",
     "prepare": "resize, crop, normalise, in threads",
     "geometry": "poses, reset rules, position embedding (new: the robot moves)",
-    "backbone": "copy to the device, ResNet, CPFPN",
+    "backbone": "copy to the device, backbone, neck",
     "head": "memory in, decoder, heads, memory out",
     "boxes": "top-k, decoding, copy back, base_link",
 }

@@ -185,7 +185,7 @@ class Detector:
         Raises:
             ImageError: when the image does not fit the camera.
         """
-        return prepare(image_rgb, camera, self.input_size)
+        return prepare(image_rgb, camera, self.input_size, self.variant.channel_order)
 
     def step(
         self,

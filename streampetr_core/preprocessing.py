@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -21,6 +22,9 @@ from streampetr_core.errors import StreamPETRError
 MEAN_RGB = (123.675, 116.28, 103.53)
 STD_RGB = (58.395, 57.12, 57.375)
 """ImageNet statistics on the scale 0 to 255, as in every published configuration."""
+
+ChannelOrder = Literal["RGB", "BGR"]
+"""Of the network's pixels; what it was pretrained with. Images everywhere else are RGB."""
 
 _END_OF_IMAGE = b"\xff\xd9"
 
@@ -133,14 +137,19 @@ def _needed_span(source: int, target: int, start: int, stop: int) -> tuple[int, 
 
 _MEAN, _STD = np.array(MEAN_RGB, np.float32), np.array(STD_RGB, np.float32)
 _TABLE = ((np.arange(256, dtype=np.float32)[:, None] - _MEAN) / _STD).reshape(256, 1, 3)
+_TABLE_BGR = np.ascontiguousarray(_TABLE[..., ::-1])
 
 
-def normalize(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    """uint8 (h, w, 3) RGB -> float32 (3, h, w), zero mean and unit variance; channels last in memory."""
+def normalize(pixels: NDArray[np.uint8], order: ChannelOrder = "RGB") -> torch.Tensor:
+    """uint8 (h, w, 3) RGB -> float32 (3, h, w) in `order`, zero mean, unit variance; channels last in memory."""
+    if order == "BGR":
+        return torch.from_numpy(cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), _TABLE_BGR)).permute(2, 0, 1)
     return torch.from_numpy(cv2.LUT(pixels, _TABLE)).permute(2, 0, 1)
 
 
-def prepare(image: NDArray[np.uint8], camera: CameraModel, size: tuple[int, int]) -> torch.Tensor:
+def prepare(
+    image: NDArray[np.uint8], camera: CameraModel, size: tuple[int, int], order: ChannelOrder = "RGB"
+) -> torch.Tensor:
     """A camera's full image, uint8 (H, W, 3) RGB -> the network's, float32 (3, h, w); safe from any thread.
 
     Raises:
@@ -148,7 +157,7 @@ def prepare(image: NDArray[np.uint8], camera: CameraModel, size: tuple[int, int]
     """
     check_image(image, camera)
     plan = image_plan(camera.width, camera.height, size)
-    return normalize(resize_and_crop(undistort(image, camera), plan))
+    return normalize(resize_and_crop(undistort(image, camera), plan), order)
 
 
 def check_image(image: NDArray[np.uint8], camera: CameraModel) -> None:

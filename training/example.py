@@ -116,7 +116,8 @@ def make_example(
             views.append(view[:0])
             continue
         check_image(image, camera)
-        images[i] = normalize(draw.image(undistort(image, camera), plan)).permute(1, 2, 0)
+        pixels = draw.image(undistort(image, camera), plan)
+        images[i] = normalize(pixels, variant.channel_order).permute(1, 2, 0)
         wanted = labels[view.rows] >= 0
         if not all_views:
             wanted &= truth.valid[view.rows]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from streampetr_core.model import StreamPETR, Variant
-from streampetr_core.model.resnet import ResNet
+from streampetr_core.model.backbone import Backbone
 from training.config import ConfigError, NetworkConfig, TrainConfig
 from training.pretrained import load_backbone, load_matching
 
@@ -56,7 +56,7 @@ def prepare_network(
             norm.requires_grad_(False)
     # off the CPU, where torch has none, statistics are those of all processes together
     if network_config.batch_norm == "train" and processes > 1 and device.type != "cpu":
-        network.img_backbone = cast(ResNet, nn.SyncBatchNorm.convert_sync_batchnorm(network.img_backbone))
+        network.img_backbone = cast(Backbone, nn.SyncBatchNorm.convert_sync_batchnorm(network.img_backbone))
     if config.memory == "low":
         for block in _blocks(network):
             _wrap(block, _recomputed)
@@ -84,9 +84,7 @@ def _batch_norms(network: StreamPETR) -> Iterator[Any]:
 
 def _blocks(network: StreamPETR) -> list[nn.Module]:
     """What is computed again as a whole: the backbone's blocks and the decoder's layers."""
-    backbone = network.img_backbone
-    stages = (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4)
-    return [*(block for stage in stages for block in stage), *network.pts_bbox_head.transformer.decoder.layers]
+    return [*network.img_backbone.sections(), *network.pts_bbox_head.transformer.decoder.layers]
 
 
 def _wrap(module: nn.Module, wrapper: Callable[..., Any]) -> None:

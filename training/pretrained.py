@@ -39,8 +39,8 @@ def load_backbone(network: StreamPETR, path: Path) -> str:
         first = (*lacking, *wrong)[0]
         raise PretrainedError(
             f"{path} is no backbone of '{network.variant.name}': {len(lacking)} weights missing, {len(wrong)} of "
-            f"other shapes, first {first}; choose a file of a ResNet-{network.variant.backbone_depth} with "
-            f"{network.variant.backbone_width} channels in its stem"
+            f"other shapes, first {first}; choose a file of a {network.variant.backbone} of "
+            f"width {network.variant.backbone_width}"
         )
     network.img_backbone.load_state_dict({**wanted, **{k: v for k, v in weights.items() if k in wanted}})
     return f"backbone: {len(weights)} tensors of {path}" + (f" under '{prefix}'" if prefix else "")

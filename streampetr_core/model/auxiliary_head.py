@@ -56,11 +56,11 @@ def cell_centers(height: int, width: int, device: torch.device | None = None) ->
 class AuxiliaryHead(nn.Module):
     """Two small towers over the feature map."""
 
-    def __init__(self, dims: int, num_classes: int) -> None:
+    def __init__(self, in_dims: int, dims: int, num_classes: int) -> None:
         super().__init__()
         self.cls = nn.Conv2d(dims, num_classes, 1)
-        self.shared_reg = _tower(dims)
-        self.shared_cls = _tower(dims)
+        self.shared_reg = _tower(in_dims, dims)
+        self.shared_cls = _tower(in_dims, dims)
         self.centerness = nn.Conv2d(dims, 1, 1)
         self.ltrb = nn.Conv2d(dims, 4, 1)
         self.center2d = nn.Conv2d(dims, 2, 1)
@@ -86,8 +86,8 @@ class AuxiliaryHead(nn.Module):
         )
 
 
-def _tower(dims: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(dims, dims, 3, padding=1), nn.GroupNorm(32, dims), nn.ReLU())
+def _tower(in_dims: int, dims: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_dims, dims, 3, padding=1), nn.GroupNorm(32, dims), nn.ReLU())
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class FrameOutputs:
 
 
 class Head(nn.Module):
-    """StreamPETR's head; without a memory it is PETR's."""
+    """StreamPETR's head; without a memory it is PETR's. `in_dims`: channels of the image features."""
 
     code_weights: Tensor
     match_costs: Tensor
@@ -77,7 +77,7 @@ class Head(nn.Module):
     position_range: Tensor
     coords_d: Tensor
 
-    def __init__(self, variant: Variant) -> None:
+    def __init__(self, variant: Variant, in_dims: int) -> None:
         super().__init__()
         self.variant = variant
         dims, classes = variant.embed_dims, len(variant.class_names)
@@ -95,7 +95,7 @@ class Head(nn.Module):
         self.cls_branches = nn.ModuleList([cls_branch] * variant.num_layers)
         self.reg_branches = nn.ModuleList([reg_branch] * variant.num_layers)
         self.position_encoder = mlp(3 * variant.num_depths, 4 * dims, dims)
-        self.memory_embed = mlp(dims, dims, dims)
+        self.memory_embed = mlp(in_dims, dims, dims)
         self.featurized_pe = FeatureGate(dims)
         self.spatial_alignment = ConditionalNorm(8, dims)
         self.reference_points = nn.Embedding(variant.num_queries, 3)

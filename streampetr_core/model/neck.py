@@ -25,12 +25,12 @@ class _Conv(nn.Module):
 class CPFPN(nn.Module):
     """1x1 laterals, the coarse one added to the fine one, a 3x3 on the sum."""
 
-    def __init__(self, in_channels: tuple[int, int], out_channels: int) -> None:
+    def __init__(self, in_channels: tuple[int, ...], out_channels: int) -> None:
         super().__init__()
         self.lateral_convs = nn.ModuleList([_Conv(c, out_channels, 1) for c in in_channels])
         self.fpn_convs = nn.ModuleList([_Conv(out_channels, out_channels, 3)])
 
-    def forward(self, features: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
         """Maps of stride 16 (B, C0, H, W) and 32 -> (B, C, H, W) of stride 16."""
         fine = self.lateral_convs[0](features[0])
         coarse = self.lateral_convs[1](features[1])

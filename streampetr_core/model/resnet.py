@@ -1,13 +1,15 @@
 """ResNet as a feature pyramid's bottom: the maps of stride 16 and 32.
 
-Parameter names are those of the published backbones (and of torchvision). Batch norm always runs on its stored
-statistics, also in training. Legend: `B` images, `C` channels, `H W` image height and width.
+Parameter names are those of the published backbones (and of torchvision). Legend: `B` images, `C` channels, `H W`
+image height and width.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional
+
+from streampetr_core.model.backbone import Backbone
 
 _BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
@@ -58,7 +60,7 @@ class Bottleneck(nn.Module):
         return functional.relu(y, inplace=True)
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """A ResNet of depth 18 or 50 whose stem has `width` channels (64 = standard)."""
 
     def __init__(self, depth: int, width: int = 64) -> None:
@@ -76,20 +78,15 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) normalised images -> maps (B, C, H/16, W/16) and (B, 2C, H/32, W/32)."""
         x = functional.relu(self.bn1(self.conv1(images)), inplace=True)
         x = functional.max_pool2d(x, 3, 2, 1)
         fine = self.layer3(self.layer2(self.layer1(x)))
         return fine, self.layer4(fine)
 
-    def train(self, mode: bool = True) -> ResNet:
-        """Training mode for everything but batch norm, which keeps its stored statistics."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self
+    def sections(self) -> list[nn.Module]:
+        return [block for stage in (self.layer1, self.layer2, self.layer3, self.layer4) for block in stage]
 
 
 def _stage(

@@ -8,33 +8,57 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from streampetr_core.model.auxiliary_head import AuxiliaryHead
+from streampetr_core.model.backbone import Backbone
+from streampetr_core.model.eva import EvaViT
 from streampetr_core.model.head import FrameOutputs, Head, PrependedQueries
 from streampetr_core.model.memory import Memory
 from streampetr_core.model.neck import CPFPN
 from streampetr_core.model.position_embedding import FrameGeometry, PositionEncoding
 from streampetr_core.model.resnet import ResNet
-from streampetr_core.model.variants import Variant
+from streampetr_core.model.variants import BACKBONES, UnknownVariantError, Variant
+from streampetr_core.model.vovnet import VoVNet
+
+
+def make_backbone(variant: Variant) -> Backbone:
+    """The variant's backbone, with random weights.
+
+    Raises:
+        UnknownVariantError: when there is none of that name.
+    """
+    width = variant.backbone_width
+    if variant.backbone == "vovnet99":
+        return VoVNet(width)
+    if variant.backbone == "eva02_vit_l":
+        return EvaViT(variant.input_size[0], width, variant.drop_path)
+    if variant.backbone in BACKBONES:
+        return ResNet(int(variant.backbone.removeprefix("resnet")), width)
+    raise UnknownVariantError(f"unknown backbone '{variant.backbone}'; known: {', '.join(BACKBONES)}")
 
 
 class StreamPETR(nn.Module):
     """Camera images and a memory in, boxes and the next memory out.
 
-    The state dict has the published names and nothing else; `img_roi_head` (2D) is run by training only.
+    The state dict has the published names and nothing else; `img_roi_head` (2D) is run by training only. A
+    backbone with one map needs no neck: the heads take its channels as they are.
     """
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
         self.variant = variant
-        self.img_backbone = ResNet(variant.backbone_depth, variant.backbone_width)
-        self.img_neck = CPFPN(self.img_backbone.out_channels, variant.embed_dims)
+        self.img_backbone = make_backbone(variant)
+        dims = variant.embed_dims
+        finest, *coarser = self.img_backbone.out_channels
+        self.img_neck = CPFPN((finest, *coarser), dims) if coarser else None
+        in_dims = dims if coarser else finest
         self.img_roi_head = (
-            AuxiliaryHead(variant.embed_dims, len(variant.class_names)) if variant.has_auxiliary_head else None
+            AuxiliaryHead(in_dims, dims, len(variant.class_names)) if variant.has_auxiliary_head else None
         )
-        self.pts_bbox_head = Head(variant)
+        self.pts_bbox_head = Head(variant, in_dims)
 
     def extract_features(self, images: Tensor) -> Tensor:
         """Normalised images (B, N, 3, H, W) -> features (B, N, C, H/16, W/16)."""
-        features = self.img_neck(self.img_backbone(images.flatten(0, 1)))
+        maps = self.img_backbone(images.flatten(0, 1))
+        features = maps[0] if self.img_neck is None else self.img_neck(maps)
         return features.unflatten(0, images.shape[:2])
 
     def encode_position(self, geometry: FrameGeometry, image_size: tuple[int, int]) -> PositionEncoding:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 from streampetr_core.boxes import NUSCENES_CLASSES
 from streampetr_core.errors import StreamPETRError
+from streampetr_core.preprocessing import ChannelOrder
+
+BACKBONES = ("resnet18", "resnet50", "vovnet99", "eva02_vit_l")
 
 
 class UnknownVariantError(StreamPETRError):
@@ -20,13 +23,16 @@ class Variant:
     Attributes:
         name: as in `build_model(name)`.
         input_size: height and width of the network's images, pixels; multiples of 32.
-        backbone_depth: 18 or 50, a ResNet; `backbone_width` is its stem's number of channels (64 = standard).
+        channel_order: of the normalised pixels; backbones keep to the one that they were pretrained with.
+        backbone: one of `BACKBONES`.
+        backbone_width: its first number of channels; 64 = standard, in the ViT 1024.
         embed_dims, num_heads, num_layers, feedforward_dims: of the transformer decoder.
         num_queries: learned queries.
         num_proposals: queries that begin at the best image cells, see `proposals`; 0 = none, as published.
         num_propagated: queries taken over from the memory; also how many a frame gives to it. 0 = no memory.
         memory_length: entries kept from frame to frame.
         dropout: in training.
+        drop_path: largest probability of stochastic depth in the ViT's blocks, in training.
         class_names: of the 3D head, in order.
         pc_range: x, y, z minimum and maximum in metres, model frame: where boxes can be.
         position_range: likewise, for the position embedding and for keeping decoded boxes.
@@ -39,7 +45,8 @@ class Variant:
 
     name: str
     input_size: tuple[int, int] = (256, 704)
-    backbone_depth: int = 50
+    channel_order: ChannelOrder = "RGB"
+    backbone: str = "resnet50"
     backbone_width: int = 64
     embed_dims: int = 256
     num_heads: int = 8
@@ -50,6 +57,7 @@ class Variant:
     num_propagated: int = 128
     memory_length: int = 512
     dropout: float = 0.1
+    drop_path: float = 0.0
     class_names: tuple[str, ...] = NUSCENES_CLASSES
     pc_range: tuple[float, ...] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     position_range: tuple[float, ...] = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
@@ -83,11 +91,22 @@ PETR_R50_704 = replace(
     has_auxiliary_head=False,
 )
 FOCAL_PETR_R50_704 = replace(PETR_R50_704, name="focal_petr_r50_704", has_auxiliary_head=True)
+V299_800_900Q = replace(
+    R50_704_900Q, name="v299_800_900q", input_size=(320, 800), channel_order="BGR", backbone="vovnet99"
+)
+VITL_800_900Q = replace(
+    R50_704_900Q,
+    name="vitl_800_900q",
+    input_size=(320, 800),
+    backbone="eva02_vit_l",
+    backbone_width=1024,
+    drop_path=0.3,
+)
 TINY = replace(
     R50_704_428Q,
     name="tiny",
     input_size=(160, 416),
-    backbone_depth=18,
+    backbone="resnet18",
     backbone_width=32,
     embed_dims=128,
     num_heads=4,
@@ -103,7 +122,16 @@ TINY = replace(
 )
 
 VARIANTS: dict[str, Variant] = {
-    v.name: v for v in (R50_704_428Q, R50_704_900Q, PETR_R50_704, FOCAL_PETR_R50_704, TINY)
+    v.name: v
+    for v in (
+        R50_704_428Q,
+        R50_704_900Q,
+        V299_800_900Q,
+        VITL_800_900Q,
+        PETR_R50_704,
+        FOCAL_PETR_R50_704,
+        TINY,
+    )
 }
 
 

@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_named(donor: StreamPETR, tmp_path: Path) -> None:
     with pytest.raises(PretrainedError, match=r"10 weights missing.*first layer4\.1\.conv1\.weight"):
         load_backbone(StreamPETR(SMALL), path)
     torch.save(state, path)
-    with pytest.raises(PretrainedError, match=r"first conv1\.weight; choose a file of a ResNet-18"):
+    with pytest.raises(PretrainedError, match=r"first conv1\.weight; choose a file of a resnet18"):
         load_backbone(StreamPETR(replace(SMALL, backbone_width=16)), path)
     path.write_bytes(b"no weights")
     with pytest.raises(CheckpointError):
