@@ -123,7 +123,7 @@ class NetworkConfig:
     """Where the weights start and which of them move."""
 
     backbone: Path | None = None
-    """Pretrained ResNet: a torchvision file, or a detector's whose backbone it is."""
+    """Pretrained backbone: a file of its own, or a detector's."""
     weights: Path | None = None
     """Checkpoint to start from: whatever has the same name and shape."""
     batch_norm: Literal["frozen", "affine", "train"] = "frozen"

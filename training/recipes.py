@@ -10,7 +10,7 @@ import difflib
 from dataclasses import replace
 from pathlib import Path
 
-from training.augmentation import Augmentation
+from training.augmentation import ZOOM_800, Augmentation
 from training.config import (
     CheckpointConfig,
     ConfigError,
@@ -44,6 +44,24 @@ _SLIDING = replace(
     checkpoint=CheckpointConfig(3516),
 )
 
+_V299 = replace(
+    _NUIMAGES,
+    model="v299_800_900q",
+    augmentation=Augmentation(zoom=ZOOM_800),
+    network=NetworkConfig(batch_norm="affine"),
+)
+
+# the head learns with 4e-4, the last block with 1e-4, every block before it with nine tenths of that
+_VITL = replace(
+    _R50,
+    model="vitl_800_900q",
+    augmentation=Augmentation(zoom=ZOOM_800),
+    train=replace(_R50.train, memory="low"),
+    optimizer=OptimizerConfig(
+        multipliers=(("img_backbone", 0.25),), layer_decay=0.9, weight_decay=1e-7, decay_vectors=False
+    ),
+)
+
 _SINGLE = replace(_R50, train=TrainConfig(mode="single_frame", batch=2, epochs=24))
 
 _TINY = RunConfig(
@@ -67,6 +85,8 @@ RECIPES: dict[str, tuple[RunConfig, str]] = {
     "r50_704_428q_60e": (_epochs(_NUIMAGES, 60), "the same for 60 epochs; the published fast model"),
     "r50_704_428q_90e": (_epochs(_NUIMAGES, 90), "the same for 90 epochs"),
     "r50_704_900q_sliding": (_SLIDING, "windows of 8 key frames, gradients in 2, 24 epochs; slow, much memory"),
+    "v299_800_900q": (_V299, "V2-99 (FCOS3D or DD3D), 320x800, 644+256 queries, 24 epochs streaming; published"),
+    "vitl_800_900q": (_VITL, "EVA-02 ViT-L (detector), 320x800, 24 epochs streaming, layer-wise decay"),
     "petr_r50_704": (
         replace(_SINGLE, model="petr_r50_704", optimizer=_NUIMAGES.optimizer),
         "PETR, single frames, 24 epochs",

@@ -118,7 +118,7 @@ def verify_training(golden: Golden) -> Iterator[TrainingReport]:
 
 def training_model(golden: Golden) -> StreamPETR:
     """The network in training mode with weights by the recipe, without dropout and with frozen batch norms."""
-    model = StreamPETR(replace(VARIANTS[golden.model], dropout=0.0)).train()
+    model = StreamPETR(replace(VARIANTS[golden.model], dropout=0.0, drop_path=0.0)).train()
     model.load_state_dict(recipe_state_dict(model), strict=True)
     for module in model.img_backbone.modules():
         if isinstance(module, nn.BatchNorm2d):

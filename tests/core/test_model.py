@@ -31,6 +31,7 @@ KEY_LISTS = {
     "stream_petr_r50_24e": "r50_704_900q",
     "stream_petr_r50_90e": "r50_704_900q",
     "stream_petr_r50_bs1_8key_2grad": "r50_704_900q",
+    "stream_petr_vov_24e": "v299_800_900q",
     "petrv1_r50": "petr_r50_704",
     "focal_petrv1_r50": "focal_petr_r50_704",
 }

@@ -9,9 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from streampetr_core.bench import ring_rig
+from streampetr_core.detector import Detector
+from streampetr_core.model import VARIANTS, StreamPETR
 from streampetr_core.preprocessing import (
     MEAN_RGB,
     STD_RGB,
@@ -115,6 +118,31 @@ def test_normalisation() -> None:
     pixels = RNG.integers(0, 256, (4, 5, 3), dtype=np.uint8)
     expected = (pixels.astype(np.float64) - MEAN_RGB) / STD_RGB
     np.testing.assert_allclose(normalize(pixels).numpy(), expected.transpose(2, 0, 1), atol=1e-6)
+
+
+def test_bgr_is_the_same_in_the_other_order() -> None:
+    """As V2-99 was pretrained: the published figures of blue, green and red on pixels that are not swapped."""
+    pixels = RNG.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    blue_first = pixels[..., ::-1].astype(np.float64)
+    expected = (blue_first - (103.530, 116.280, 123.675)) / (57.375, 57.120, 58.395)
+    found = normalize(pixels, "BGR")
+    np.testing.assert_allclose(found.numpy(), expected.transpose(2, 0, 1), atol=1e-6)
+    assert torch.equal(found, normalize(pixels).flip(0))
+    assert found.is_contiguous() == normalize(pixels).is_contiguous()
+
+
+def test_the_detector_makes_the_variants_pixels() -> None:
+    """The detector's pixels are those of `prepare` in the variant's order."""
+    camera = ring_rig(160, 120).cameras[0]
+    image = RNG.integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    small = replace(VARIANTS["tiny"], input_size=(64, 96), backbone_width=8)
+    found = []
+    for order in ("RGB", "BGR"):
+        detector = Detector(StreamPETR(replace(small, channel_order=order)), device="cpu")
+        found.append(detector.prepare(image, camera))
+        assert torch.equal(found[-1], prepare(image, camera, (64, 96), order))
+    assert torch.equal(found[0].flip(0), found[1])
+    assert not torch.equal(found[0], found[1])
 
 
 def test_wrong_size_names_camera_and_sizes() -> None:

@@ -39,6 +39,8 @@ def command_line(name: str, text: str) -> RunConfig:
         ("r50_704_428q_60e", 300, 60, 2, 4e-4, 0.1),
         ("r50_704_428q_90e", 300, 90, 2, 4e-4, 0.1),
         ("r50_704_900q_sliding", 644, 24, 1, 2e-4, 0.25),
+        ("v299_800_900q", 644, 24, 2, 4e-4, 0.1),
+        ("vitl_800_900q", 644, 24, 2, 4e-4, 0.25),
         ("focal_petr_r50_704", 900, 24, 2, 4e-4, 0.25),
     ],
 )
@@ -54,6 +56,16 @@ def test_published_recipes_on_eight_processes(
     mode = config.train.playing()
     assert (mode.window, mode.gradient_frames) == ((8, 2) if "sliding" in name else (1, 1))
     assert mode.carries_memory == (config.train.mode == "streaming")
+
+
+def test_recipes_of_the_large_backbones() -> None:
+    """As published: zoom 0.47 to 0.625 where the evaluation has 0.5; V2-99's batch norms learn scale and shift."""
+    v299, vitl = recipe("v299_800_900q"), recipe("vitl_800_900q")
+    assert [limit * 0.5 for limit in v299.augmentation.zoom] == pytest.approx([0.47, 0.625])
+    assert vitl.augmentation == v299.augmentation
+    assert (v299.variant.channel_order, vitl.variant.channel_order) == ("BGR", "RGB")
+    assert v299.network.batch_norm == "affine"
+    assert (vitl.optimizer.layer_decay, vitl.optimizer.weight_decay) == (0.9, 1e-7)
 
 
 def test_the_command_line_changes_a_recipe() -> None:

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from streampetr_core.model import StreamPETR
-from streampetr_core.model.variants import TINY
+from streampetr_core.model.variants import TINY, VITL_800_900Q
 from training.average import WeightAverage
 from training.config import ConfigError, OptimizerConfig
 from training.optimizer import layers_above, make_optimizer, multiplier, parameter_groups, set_rates
+from training.recipes import recipe
 from training.schedule import base_rate, rate_factor
 
 SMALL = replace(TINY, embed_dims=32, num_layers=1, backbone_width=8)
@@ -62,6 +63,25 @@ def test_layers_of_a_vit_move_less_the_deeper_they_are() -> None:
     found = {(round(g["lr"], 9), g["weight_decay"]) for g in groups}
     depths = {(round(0.1 * 0.9 ** (3 - i), 9), decay) for i in range(3) for decay in (0.01, 0.0)}
     assert found == depths | {(1.0, 0.01)}
+
+
+def test_the_layer_decay_of_a_vit_network() -> None:
+    """By the recipe: heads 4e-4; the backbone 1e-4 after its last block, nine tenths of it a block before."""
+    with torch.device("meta"):
+        network = StreamPETR(replace(VITL_800_900Q, backbone_width=64))
+    config = recipe("vitl_800_900q").optimizer
+    groups = parameter_groups(network.named_parameters(), config, config.rate)
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    named = dict(network.named_parameters())
+    for name, expected in (
+        ("pts_bbox_head.memory_embed.0.weight", (4e-4, 1e-7)),
+        ("img_backbone.blocks.23.mlp.w3.weight", (1e-4 * 0.9, 1e-7)),
+        ("img_backbone.blocks.23.mlp.w3.bias", (1e-4 * 0.9, 0.0)),
+        ("img_backbone.blocks.0.attn.q_bias", (1e-4 * 0.9**24, 0.0)),
+        ("img_backbone.patch_embed.proj.weight", (1e-4 * 0.9**25, 1e-7)),
+        ("img_backbone.pos_embed", (1e-4 * 0.9**25, 1e-7)),
+    ):
+        assert rates[id(named[name])] == pytest.approx(expected), name
 
 
 def test_warm_up_then_cosine() -> None:

@@ -1,10 +1,11 @@
-"""Weights to start from: every way a ResNet's names are written, and files that do not fit."""
+"""Weights to start from: every way a backbone's names are written, and files that do not fit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from streampetr_core.checkpoint import CheckpointError, save_checkpoint
 from streampetr_core.model import StreamPETR
+from streampetr_core.model.eva import EvaViT
 from streampetr_core.model.variants import R50_704_428Q, TINY
 from training.pretrained import PretrainedError, load_backbone, load_matching
 
@@ -52,6 +54,98 @@ def test_backbones_are_found_whatever_stands_before_their_names(
     note = load_backbone(network, tmp_path / "file.pth")
     assert "file.pth" in note
     assert all(torch.equal(value, state[key]) for key, value in network.img_backbone.state_dict().items())
+
+
+V299 = replace(SMALL, backbone="vovnet99")
+VITL = replace(SMALL, backbone="eva02_vit_l", backbone_width=64)
+
+
+def fcos3d(state: State) -> State:
+    """As PETR's fcos3d_vovnet_imgbackbone-remapped.pth: nothing but the backbone."""
+    return {"state_dict": {f"img_backbone.{key}": value for key, value in state.items()}}  # type: ignore[dict-item]
+
+
+def dd3d(state: State) -> State:
+    """As detectron2 writes a detector with a pyramid; its batch norms, which are frozen, count nothing."""
+    kept = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    of_backbone = {f"backbone.bottom_up.{key}": value for key, value in kept.items()}
+    rest = {"backbone.fpn_lateral4.weight": torch.ones(2), "pixel_mean": torch.ones(3, 1, 1)}
+    return {"model": {**of_backbone, **rest}, "iteration": 3}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("wording", [dict, fcos3d, dd3d])
+def test_v2_99_files(tmp_path: Path, wording: Callable[[State], State]) -> None:
+    state = StreamPETR(V299).img_backbone.state_dict()
+    torch.save(wording(state), tmp_path / "file.pth")
+    network = StreamPETR(V299)
+    load_backbone(network, tmp_path / "file.pth")
+    assert all(torch.equal(value, state[key]) for key, value in network.img_backbone.state_dict().items())
+
+
+def eva_detectron2(state: State) -> State:
+    """As eva02_L_coco_det_sys_o365.pth: the ViT within a pyramid within a detector."""
+    of_backbone = {f"backbone.net.{key}": value for key, value in state.items()}
+    return {"model": {**of_backbone, "backbone.simfp_4.0.weight": torch.ones(2), "roi_heads.x": torch.ones(1)}}  # type: ignore[dict-item]
+
+
+def eva_remapped(state: State) -> State:
+    """As StreamPETR's guide remaps it."""
+    of_backbone = {f"img_backbone.{key}": value for key, value in state.items()}
+    return {**of_backbone, "img_backbone.adapter.simfp_4.0.weight": torch.ones(2)}
+
+
+@pytest.mark.parametrize("wording", [eva_detectron2, eva_remapped])
+def test_eva_02_files(tmp_path: Path, wording: Callable[[State], State]) -> None:
+    """The file is of square images of 384 pixels; rotary tables stay those of this network's images."""
+    donor = EvaViT(384, 64).state_dict()
+    torch.save(wording(donor), tmp_path / "file.pth")
+    network = StreamPETR(VITL)
+    tables = {k: v.clone() for k, v in network.img_backbone.state_dict().items() if "freqs" in k}
+    note = load_backbone(network, tmp_path / "file.pth")
+    loaded = network.img_backbone.state_dict()
+    assert donor["rope_glb.freqs_cos"].shape != loaded["rope_glb.freqs_cos"].shape
+    for key, value in loaded.items():
+        assert torch.equal(value, tables[key] if key in tables else donor[key]), key
+    assert f"{len(loaded) - len(tables)} tensors" in note
+
+
+def test_learned_positions_of_another_grid_are_resized(tmp_path: Path) -> None:
+    """A grid that rises with the row by one a cell rises by half a cell's worth on twice the rows."""
+    donor = EvaViT(160, 64).state_dict()
+    rows = torch.arange(28.0)[:, None].expand(28, 28).flatten()
+    donor["pos_embed"] = torch.cat((torch.full((1,), 7.0), rows))[None, :, None].expand(-1, -1, 64).contiguous()
+    torch.save(donor, tmp_path / "file.pth")
+    network = StreamPETR(VITL)
+    load_backbone(network, tmp_path / "file.pth")
+    found = network.img_backbone.state_dict()["pos_embed"]
+    assert found.shape == (1, 197, 64)
+    assert found[0, 0, 0] == 7.0
+    inside = found[0, 1:].view(14, 14, 64)[2:-2, :, 0]
+    torch.testing.assert_close(inside, (2 * torch.arange(2.0, 12) + 0.5)[:, None].expand(-1, 14))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (
+            lambda s: s.pop("blocks.7.mlp.ffn_ln.bias"),
+            r"1 weights missing, 0 .* first blocks\.7\.mlp\.ffn_ln\.bias",
+        ),
+        (lambda s: s.update({"patch_embed.proj.weight": torch.ones(64, 3, 14, 14)}), r"first patch_embed\.proj"),
+        (
+            lambda s: s.update({"pos_embed": torch.ones(1, 200, 64)}),
+            r"first pos_embed; .* eva02_vit_l of width",
+        ),
+    ],
+)
+def test_a_vit_file_that_lacks_something_says_what(
+    tmp_path: Path, spoil: Callable[[State], Any], says: str
+) -> None:
+    state = EvaViT(160, 64).state_dict()
+    spoil(state)
+    torch.save({"model": {f"backbone.net.{key}": value for key, value in state.items()}}, tmp_path / "file.pth")
+    with pytest.raises(PretrainedError, match=says):
+        load_backbone(StreamPETR(VITL), tmp_path / "file.pth")
 
 
 def test_the_names_are_torchvisions() -> None:
