@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 from streampetr_core.console import parse, progress
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from streampetr_core.golden import Golden
+    from streampetr_core.verify import FrameReport
 
 
 def verify_inference(goldens: list[Golden], jpeg: Path | None) -> bool:
@@ -18,12 +21,17 @@ def verify_inference(goldens: list[Golden], jpeg: Path | None) -> bool:
     `jpeg` is the folder with the original camera images; `jpeg` beside the first file where None and there is one.
     """
     from streampetr_core.verify import check_pixels, verify_golden
+    from streampetr_core.verify_backbone import verify_backbone
     from streampetr_core.verify_table import print_reports
 
+    def frames_of(golden: Golden) -> Iterable[FrameReport]:
+        return (verify_backbone(golden),) if golden.kind == "backbone" else verify_golden(golden)
+
     total = sum(len(golden.frames) for golden in goldens)
-    frames = (report for golden in goldens for report in verify_golden(golden))
+    frames = (report for golden in goldens for report in frames_of(golden))
     reports = list(progress(frames, "frames", total))
-    inputs = sorted({golden.input_path for golden in goldens if golden.input_path.is_file()})
+    streams = [golden for golden in goldens if golden.kind != "backbone"]
+    inputs = sorted({golden.input_path for golden in streams if golden.input_path.is_file()})
     folder = jpeg or goldens[0].path.parent / "jpeg"
     pixels = {}
     if inputs and (jpeg is not None or folder.is_dir()):

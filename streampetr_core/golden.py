@@ -23,10 +23,13 @@ _MODELS = {
     "stream_petr_r50_900q": "r50_704_900q",
     "stream_petr_r50_24e": "r50_704_900q",
     "stream_petr_r50_90e": "r50_704_900q",
+    "stream_petr_vov_900q": "v299_800_900q",
+    "stream_petr_vov_24e": "v299_800_900q",
     "petrv1_r50": "petr_r50_704",
     "focal_petrv1_r50": "focal_petr_r50_704",
 }
-_NOT_YET = ("vov", "repdetr3d", "eva02")
+_BACKBONES = ("eva02_vitl",)
+_NOT_YET = ("repdetr3d",)
 _KINDS = ("stream", "single", "train")
 _MEMORY_KEYS = ("embedding", "reference_point", "timestamp", "egopose", "velo")
 _SHIFT = 8
@@ -43,8 +46,8 @@ class Golden:
 
     Attributes:
         path: of the file.
-        kind: "stream", "single" or "train".
-        model: name of the variant.
+        kind: "stream", "single", "train", or "backbone" for the maps of a backbone alone.
+        model: name of the variant, or of the backbone.
         input_path: the file with the images of the frames that bring none; it may be absent where all do.
     """
 
@@ -60,11 +63,13 @@ class Golden:
 
     @property
     def frames(self) -> list[int]:
-        """Numbers of the frames with outputs.
+        """Numbers of the frames with outputs; a backbone's file has one.
 
         Raises:
             GoldenError: when there is none: nothing compared is nothing proved.
         """
+        if self.kind == "backbone":
+            return [0]
         numbers = {int(found[1]) for key in self.arrays if (found := re.fullmatch(r"f(\d+)_cls_last", key))}
         if not numbers:
             raise GoldenError(f"{self.path} has no frame (no array 'f0_cls_last'); it is no reference file")
@@ -156,15 +161,23 @@ def open_golden(path: str | Path) -> Golden:
         raise GoldenError(f"{path}: the name says no configuration; expected golden_<kind>_<configuration>.npz")
     kind, config = parts[1], parts[2]
     model = next((_MODELS[known] for known in _MODELS if f"{config}_".startswith(f"{known}_")), "")
+    backbone = next((known for known in _BACKBONES if f"{config}_".startswith(f"{known}_")), "")
+    if kind == "backbone" and backbone:
+        if not path.is_file():
+            raise GoldenError(f"{path} does not exist")
+        return Golden(path, kind, backbone, path)
     if any(word in config for word in _NOT_YET):
         raise GoldenError(f"{path}: configuration '{config}' is not supported yet; known: {', '.join(_MODELS)}")
     if kind not in _KINDS or not model:
         known = f"golden_{{{','.join(_KINDS)}}}_{{{','.join(_MODELS)}}}.npz"
-        raise GoldenError(f"{path}: '{kind}_{config}' is not known; expected {known}")
+        raise GoldenError(
+            f"{path}: '{kind}_{config}' is not known; expected {known} or golden_backbone_{_BACKBONES[0]}.npz"
+        )
     if not path.is_file():
         raise GoldenError(f"{path} does not exist")
     height, width = VARIANTS[model].input_size
-    golden = Golden(path, kind, model, path.with_name(f"input_r50_{width}x{height}.npz"))
+    inputs = "vov" if VARIANTS[model].channel_order == "BGR" else "r50"
+    golden = Golden(path, kind, model, path.with_name(f"input_{inputs}_{width}x{height}.npz"))
     if not all(golden.has(frame, "img_fp16") for frame in golden.frames) and not golden.input_path.is_file():
         raise GoldenError(f"{path}: its input file {golden.input_path.name} is not beside it")
     return golden

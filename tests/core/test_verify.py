@@ -91,7 +91,10 @@ def test_beyond_tolerance_is_exit_status_1(
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("golden_stream_stream_petr_vov_900q.npz", "not supported yet"),
+        ("golden_stream_repdetr3d_vov.npz", "not supported yet"),
+        ("golden_stream_stream_petr_vov_900q.npz", "does not exist"),
+        ("golden_backbone_eva02_vitl_800x320.npz", "does not exist"),
+        ("golden_backbone_resnet.npz", r"is not known; .* golden_backbone_eva02_vitl\.npz"),
         ("golden_stream_other.npz", "is not known"),
         ("weights.npz", "the name says no configuration"),
         ("golden_stream_petrv1_r50.npz", "does not exist"),
