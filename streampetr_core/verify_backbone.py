@@ -5,6 +5,7 @@ standard deviation, shape and values: `block<i>_*` (64 channels, last, at rows 0
 25, 40, 49), `level<i>_*` (channels first; whole in half precision, or at the rows `yy` and columns `xx`). The
 resized positions and the rotary tables are in it too. Arrays are told apart by name and shape; what is not
 understood is named.
+"""
 
 from __future__ import annotations
 
