@@ -22,6 +22,7 @@ _WRAPPERS = ("state_dict", "model", "module")
 
 
 class CheckpointError(StreamPETRError):
+_EXACT = ("reference_points.weight", "freqs_cos", "freqs_sin")
     """A checkpoint that cannot be read or is not this model's."""
 
 
@@ -109,8 +110,8 @@ def save_checkpoint(
 
 
 def _may_be_half(key: str, value: Tensor) -> bool:
-    """Matrices and filters; norms, statistics and everything in metres keep their digits."""
-    return value.dim() >= 2 and value.is_floating_point() and not key.endswith("reference_points.weight")
+    """Matrices and filters; norms, statistics, rotary tables and everything in metres keep their digits."""
+    return value.dim() >= 2 and value.is_floating_point() and not key.endswith(_EXACT)
 
 
 def _is_alias(key: str) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from streampetr_core.checkpoint import load_checkpoint, save_checkpoint
 from streampetr_core.model import StreamPETR, UnknownVariantError, build_model, variant
 from streampetr_core.model.backbone import Backbone
 from streampetr_core.model.eva import Block, EvaViT, RotaryEmbedding, map_from_windows, windows_from_map
@@ -244,6 +245,18 @@ def window_by_window(backbone: EvaViT, images: Tensor, high: int) -> Tensor:
         hidden = gate * gate.sigmoid() * linear(y, f"blocks.{i}.mlp.w2")
         x = x + linear(norm(hidden, f"blocks.{i}.mlp.ffn_ln"), f"blocks.{i}.mlp.w3")
     return x.permute(0, 3, 1, 2)
+
+
+def test_rotary_tables_keep_their_digits_in_files_of_half_precision(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = replace(variant("vitl_800_900q"), backbone_width=64, embed_dims=64, num_layers=1, num_queries=9)
+    network = StreamPETR(small)
+    save_checkpoint(network, tmp_path / "half.safetensors", half=True)
+    again = StreamPETR(small)
+    load_checkpoint(again, tmp_path / "half.safetensors")
+    before, after = network.img_backbone.state_dict(), again.img_backbone.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before if "freqs" in key)
+    assert torch.equal(before["blocks.3.mlp.w1.weight"].half().float(), after["blocks.3.mlp.w1.weight"])
 
 
 def test_stochastic_depth_only_in_training() -> None:
