@@ -87,7 +87,7 @@ PETR_R50_704 = replace(
     num_queries=900,
     num_propagated=0,
     memory_length=0,
-    code_weights=(1.0,) * 8 + (0.2, 0.2),
+    code_weights=(2.0, 2.0, *(1.0,) * 6, 0.2, 0.2),
     has_auxiliary_head=False,
 )
 FOCAL_PETR_R50_704 = replace(PETR_R50_704, name="focal_petr_r50_704", has_auxiliary_head=True)
