@@ -116,6 +116,17 @@ def test_damaged_and_lonely_files(shared: Path, tmp_path: Path) -> None:
         open_golden(path)
 
 
+def test_streams_of_v2_99_have_images_of_their_own(tmp_path: Path) -> None:
+    """Blue first, 320x800: not the ResNet's."""
+    path = tmp_path / "golden_stream_stream_petr_vov_900q.npz"
+    np.savez(path, f0_cls_last=np.zeros((900, 10)))
+    with pytest.raises(GoldenError, match=r"input file input_vov_800x320\.npz is not beside it"):
+        open_golden(path)
+    np.savez(tmp_path / "input_vov_800x320.npz", img_fp16=np.zeros((6, 3, 320, 800), np.float16))
+    assert open_golden(path).model == "v299_800_900q"
+    assert open_golden(path).images(1).shape == (1, 6, 3, 320, 800)
+
+
 def _part_of_the_stream(shared: Path, folder: Path, frames: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Arrays of some frames of the reference stream; their input file is put into `folder`."""
     (folder / "input_r50_704x256.npz").symlink_to(shared / "golden" / "input_r50_704x256.npz")

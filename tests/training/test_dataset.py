@@ -15,7 +15,7 @@ import torch
 from bag_tools.nuscenes_source import NuScenesSource
 from streampetr_core.frame_geometry import frame_matrices
 from streampetr_core.model.variants import TINY
-from streampetr_core.preprocessing import prepare
+from streampetr_core.preprocessing import ChannelOrder, prepare
 from training.augmentation import NO_AUGMENTATION, Augmentation
 from training.batch import Batch
 from training.dataset import Dataset
@@ -53,9 +53,12 @@ def same(a: Batch, b: Batch) -> bool:
     return a.tokens == b.tokens and all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
 
 
-def test_without_augmentation_it_is_what_the_detector_sees(index: FrameIndex, rendered_root: Path) -> None:
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_without_augmentation_it_is_what_the_detector_sees(
+    index: FrameIndex, rendered_root: Path, order: ChannelOrder
+) -> None:
     source = NuScenesSource(rendered_root, "v1.0-mini", "mini_val")
-    dataset = Dataset(index, VARIANT, NO_AUGMENTATION)
+    dataset = Dataset(index, replace(VARIANT, channel_order=order), NO_AUGMENTATION)
     for number in (0, 7):
         (batch,) = dataset.step([[Turn(number, False, (0,))]])
         sample = next(s for s in source.samples if s.token == batch.tokens[0])
@@ -65,7 +68,7 @@ def test_without_augmentation_it_is_what_the_detector_sees(index: FrameIndex, re
         assert np.array_equal(batch.geometry.intrinsics[0].numpy(), matrices.intrinsics)
         for camera, image, pixels in zip(frame.rig.cameras, frame.images, batch.images[0], strict=True):
             assert image is not None
-            assert torch.equal(pixels, prepare(image, camera, VARIANT.input_size))
+            assert torch.equal(pixels, prepare(image, camera, VARIANT.input_size, order))
 
 
 def test_a_batch_is_what_the_network_takes(index: FrameIndex) -> None:
