@@ -23,6 +23,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("training.commands:train", "train a network on a nuScenes-format root or on rendered frames"),
     "verify": ("training.commands:verify", "compare network, losses and gradients with reference vectors"),
     "bench": ("streampetr_core.commands:bench", "measure where a frame's time goes"),
+    "bench checkpoint": (
+        "bag_tools.commands:bench_checkpoint",
+        "what a checkpoint scores on unseen rendered drives",
+    ),
     "bench tracking": ("bag_tools.commands:bench_tracking", "the tracker's time a frame, and its score on data"),
     "doctor": ("streampetr.commands:doctor", "say what is installed, what works and what a bag contains"),
 }

@@ -75,11 +75,11 @@ class DetectArguments:
     source: Positional[tuple[Path, ...]]
     """Bags (a rosbag2 folder, an .mcap file, a folder of bags) or a nuScenes-format root; several are one run."""
     weights: str
-    """A checkpoint file; "recipe" = the reference vectors' weights, "random" = untrained."""
+    """A checkpoint file; "shipped" = the one that comes with this program; "random" and "recipe" are untrained."""
     out: Path
     """Folder for detections.json."""
-    model: str = "r50_704_428q"
-    """Model variant."""
+    model: str = "auto"
+    """Model variant; auto = what the file says of itself, else r50_704_428q."""
     version: str = "v1.0-mini"
     """Folder of tables below a nuScenes-format root."""
     split: str | None = None
@@ -187,6 +187,52 @@ def evaluate(argv: list[str]) -> int:
     from tracking import commands
 
     return commands.evaluate(argv, bag_tracks)
+
+
+@dataclass
+class BenchCheckpointArguments:
+    """Official scores of a checkpoint on rendered drives, with its memory and with the memory emptied each frame.
+
+    Writes OUT/scores.json, the submissions, and the drives, which a second call takes as they are.
+    """
+
+    weights: str = "shipped"
+    """A checkpoint file; "shipped" = the one that comes with this program."""
+    model: str = "auto"
+    """Model variant; auto = what the file says of itself."""
+    out: Path = Path("out/checkpoint")
+    """Folder of the results."""
+    scenes: int = 8
+    """Drives, each in a world of its own."""
+    seconds: float = 20.0
+    """Length of each drive."""
+    seed: int = 900
+    """Of the drives; the shipped checkpoint was trained on those of seed 100."""
+    size: str = "704x396"
+    """Width and height of the images."""
+    device: str = "auto"
+    """cpu, cuda or auto."""
+
+
+def bench_checkpoint(argv: list[str]) -> int:
+    """`streampetr bench checkpoint`: what a checkpoint is worth on drives that it has not seen."""
+    example = "streampetr bench checkpoint --weights out/tiny/latest.safetensors --out out/checkpoint"
+    arguments = parse(BenchCheckpointArguments, "bench checkpoint", argv, example)
+    from rich.console import Console
+
+    from bag_tools.checkpoint_bench import Drives, class_table, score_checkpoint, score_table
+    from bag_tools.rendered.drive import parse_size
+    from streampetr_core.console import progress
+    from streampetr_core.detector import Detector
+
+    detector = Detector.from_checkpoint(arguments.weights, model=arguments.model, device=arguments.device)
+    drives = Drives(arguments.scenes, arguments.seconds, arguments.seed, parse_size(arguments.size))
+    scores = score_checkpoint(detector, arguments.out, drives, progress)
+    title = f"{detector.model_name}, {detector.weights_name}: {drives.scenes} drives of {drives.seconds:g} s"
+    console = Console()
+    console.print(class_table(scores))
+    console.print(score_table(scores, f"{title}, seed {drives.seed}, {arguments.size}"))
+    return 0
 
 
 @dataclass

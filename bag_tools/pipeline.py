@@ -126,9 +126,14 @@ class Results:
         return path
 
 
-def detect_source(frames: Iterable[Frame], detector: Detector) -> Iterator[Detected]:
-    """The detector's boxes (base_link) for every frame; frames without any image pass by it."""
+def detect_source(frames: Iterable[Frame], detector: Detector, *, remember: bool = True) -> Iterator[Detected]:
+    """The detector's boxes (base_link) for every frame; frames without any image pass by it.
+
+    Without `remember` its memory is emptied before every frame, to see what the memory is worth.
+    """
     for frame in frames:
+        if not remember:
+            detector.reset("not to remember")
         boxes = detector.step(frame) if frame.present.any() else None
         yield Detected(
             frame.stamp_ns,

@@ -17,13 +17,22 @@ from streampetr_core.console import atomic_output
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.model import StreamPETR
 
+SHIPPED = "shipped"
+"""Name of the weights that come with this program: the variant tiny, trained on rendered drives."""
+UNTRAINED = ("recipe", "random")
+"""Names of weights that mean nothing: the reference vectors' and random ones."""
 _AUXILIARY = "img_roi_head."
+_EXACT = ("reference_points.weight", "freqs_cos", "freqs_sin")
 _WRAPPERS = ("state_dict", "model", "module")
 
 
 class CheckpointError(StreamPETRError):
-_EXACT = ("reference_points.weight", "freqs_cos", "freqs_sin")
     """A checkpoint that cannot be read or is not this model's."""
+
+
+def shipped_checkpoint() -> Path:
+    """The file behind the name "shipped"; its model card lies beside it."""
+    return Path(__file__).parent / "weights" / "tiny.safetensors"
 
 
 def load_checkpoint(model: StreamPETR, source: str | Path | Mapping[str, Tensor]) -> None:
@@ -52,7 +61,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist; give a .safetensors or .pth file, or 'recipe'")
+        raise CheckpointError(f"checkpoint {path} does not exist; give a .safetensors or .pth file, or 'shipped'")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)

@@ -20,7 +20,14 @@ from torch import Tensor
 
 from streampetr_core.boxes import Boxes3D
 from streampetr_core.cameras import CameraModel, CameraRig
-from streampetr_core.checkpoint import CheckpointError, checkpoint_metadata, load_checkpoint
+from streampetr_core.checkpoint import (
+    SHIPPED,
+    UNTRAINED,
+    CheckpointError,
+    checkpoint_metadata,
+    load_checkpoint,
+    shipped_checkpoint,
+)
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.frame import Frame
 from streampetr_core.frame_geometry import CameraMatrices, frame_matrices, rig_matrices
@@ -127,7 +134,7 @@ class Detector:
         path: str | Path,
         rig: CameraRig | None = None,
         *,
-        model: str = "r50_704_428q",
+        model: str = "auto",
         backend: str = "auto",
         device: str = "auto",
         continuity: Continuity | None = None,
@@ -135,10 +142,10 @@ class Detector:
         """A detector with weights from a file.
 
         Args:
-            path: a .safetensors or .pth file; "recipe" for the weights of the reference vectors; "random" for an
-                untrained network, the same at every call.
+            path: a .safetensors or .pth file; "shipped" for the weights that come with this program; "recipe" for
+                those of the reference vectors; "random" for an untrained network, the same at every call.
             rig: to have the position embedding ready before the first frame; each frame brings its own rig.
-            model: name of the variant; "auto" = what the file says of itself.
+            model: name of the variant; "auto" = what the file says of itself, else r50_704_428q.
             backend: "torch", which "auto" chooses.
             device: "cpu", "cuda", "cuda:1", ... or "auto".
             continuity: limits beyond which the memory is forgotten.
@@ -149,13 +156,14 @@ class Detector:
         if backend not in BACKENDS:
             raise DetectorError(f"backend '{backend}' is not available; choose one of {', '.join(BACKENDS)}")
         name = str(path)
-        if name in ("recipe", "random"):
+        if name in UNTRAINED:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 network = build_model("r50_704_428q" if model == "auto" else model)
             if name == "recipe":
                 network.load_state_dict(recipe_state_dict(network), strict=True)
         else:
+            path = shipped_checkpoint() if name == SHIPPED else path
             says = checkpoint_metadata(path).get("model", "")
             if model == "auto":
                 model = says or "r50_704_428q"
@@ -163,7 +171,7 @@ class Detector:
             if says and says != model:
                 raise CheckpointError(f"checkpoint {path} is of model '{says}', not '{model}'; choose that model")
             load_checkpoint(network, path)
-        weights = name if name in ("recipe", "random") else Path(path).name
+        weights = name if name in UNTRAINED else Path(path).name
         return cls(network, weights_name=weights, device=device, continuity=continuity, rig=rig)
 
     @property

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from streampetr_core.golden import Golden, GoldenError, load_arrays
-from streampetr_core.model import FrameOutputs, Memory, StreamPETR, build_model, decode
+from streampetr_core.model import FrameOutputs, ImageFeatures, Memory, StreamPETR, build_model, decode
 from streampetr_core.preprocessing import decode_jpeg, image_plan, resize_and_crop
 from streampetr_core.recipe import recipe_state_dict
 
@@ -149,7 +149,7 @@ def compare_frame(
     _auxiliary(golden, frame, model, outputs, report)
     before = None if starts else golden.memory(frame - 1)
     if before is not None:
-        alone = model.pts_bbox_head(outputs.features, golden.geometry(frame), before)
+        alone = model.pts_bbox_head(ImageFeatures(outputs.features), golden.geometry(frame), before)
         differences, _ = compare_queries(golden, frame, alone, learned, allow_swaps=False)
         if stored is not None:
             # the newest entries may still swap with near-equal scores of this very frame

@@ -141,10 +141,9 @@ def compute_losses(
         if outputs.proposals is not None:
             # labels as the 3D head's, so not the 2D head's targets; divided by this process's own count
             seen = pack_2d(batch.targets, device, tuple(range(logits.shape[-1])))
-            focal = focal_lengths(batch.geometry.intrinsics).flatten()
-            cells = (outputs.features.shape[-2], outputs.features.shape[-1])
-            count = logits.new_tensor(max(1, sum(seen.counts)))
-            found = proposal_losses(outputs.proposals.maps, seen, focal, cells, variant.stride, count)
+            found = proposal_losses(
+                outputs.proposals.maps, seen, focal_lengths(batch.geometry.intrinsics).flatten()
+            )
             weight = {"heat": settings.heat, "shift": settings.shift, "depth": settings.depth}
             losses |= {name: weight[name.rpartition("_")[2]] * loss for name, loss in found.items()}
     return losses

@@ -9,39 +9,44 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from streampetr_core.model import ProposalMaps
-from training.losses_2d import gaussian_focal, heat_maps
+from streampetr_core.model.auxiliary_head import cell_centers
+from streampetr_core.model.proposals import STRIDE
+from training.losses_2d import gaussian_focal, gaussians, heat_maps
 from training.targets import Targets2D
 
 
-def proposal_losses(
-    maps: ProposalMaps, targets: Targets2D, focal: Tensor, size: tuple[int, int], stride: int, positives: Tensor
-) -> dict[str, Tensor]:
+def proposal_losses(maps: ProposalMaps, targets: Targets2D, focal: Tensor) -> dict[str, Tensor]:
     """The unweighted losses by name.
+
+    Every cell learns place and depth of the object whose Gaussian is highest there, weighted by that height, so
+    that not only the one cell of the centre has something to learn.
 
     Args:
         maps: of the B frames that the I images belong to.
         targets: labels in the order of the network's classes.
         focal: (I,) focal lengths of the network's images, pixels.
-        size: height and width of the maps, cells.
-        stride: pixels a cell.
-        positives: divisor; at least 1.
     """
-    height, width = size
-    heat, shift, log_depth = (x.float().reshape(len(focal), height * width, -1) for x in vars(maps).values())
+    height, width = maps.size
+    heat, shift, log_depth = (
+        x.float().reshape(len(focal), height * width, -1) for x in (maps.heat, maps.shift, maps.log_depth)
+    )
     # a centre on the right or lower border belongs to the last cell
-    border = heat.new_tensor((width, height)) * stride - 0.5
+    border = heat.new_tensor((width, height)) * STRIDE - 0.5
     targets = replace(targets, centers=torch.minimum(targets.centers, border))
-    wanted = heat_maps(targets, height, width, stride, heat.shape[-1])
-    column_row = (targets.centers / stride).floor()
-    cell = (column_row[..., 1] * width + column_row[..., 0]).long()
-    found_shift = shift.gather(1, cell[..., None].expand(-1, -1, 2))
-    shift_error = (found_shift - (targets.centers / stride - column_row - 0.5)).abs().sum(-1)
-    wanted_depth = (targets.depths.clamp(min=0.1) / focal[:, None]).log()
-    depth_error = (log_depth[..., 0].gather(1, cell) - wanted_depth).abs()
+    weight, nearest = gaussians(targets, height, width, STRIDE).max(dim=1)
+    total = weight.sum().clamp(min=1.0)
+    cells = cell_centers(height, width, heat.device) * heat.new_tensor((width, height))
+    wanted_shift = targets.centers.gather(1, nearest[..., None].expand(-1, -1, 2)) / STRIDE - cells
+    wanted_depth = (targets.depths.gather(1, nearest).clamp(min=0.1) / focal[:, None]).log()
+    # far from the centre the shift may be many cells: no outlier shall rule
+    shift_error = functional.smooth_l1_loss(shift, wanted_shift, reduction="none", beta=0.5).sum(-1)
+    depth_error = (log_depth[..., 0] - wanted_depth).abs()
+    wanted_heat = heat_maps(targets, height, width, STRIDE, heat.shape[-1])
     return {
-        "proposal_loss_heat": gaussian_focal(heat, wanted).sum() / positives,
-        "proposal_loss_shift": (shift_error * targets.valid).sum() / positives,
-        "proposal_loss_depth": (depth_error * targets.valid).sum() / positives,
+        "proposal_loss_heat": gaussian_focal(heat, wanted_heat).sum() / max(1, sum(targets.counts)),
+        "proposal_loss_shift": (shift_error * weight).sum() / total,
+        "proposal_loss_depth": (depth_error * weight).sum() / total,
     }

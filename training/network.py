@@ -15,7 +15,13 @@ from streampetr_core.model.backbone import Backbone
 from training.config import ConfigError, NetworkConfig, TrainConfig
 from training.pretrained import load_backbone, load_matching
 
-_IN_HALF = ("img_backbone", "img_neck", "img_roi_head", "pts_bbox_head.transformer.decoder")
+_IN_HALF = (
+    "img_backbone",
+    "img_neck",
+    "img_roi_head",
+    *(f"pts_bbox_head.proposals.{part}" for part in ("fine", "coarse", "mix")),
+    "pts_bbox_head.transformer.decoder",
+)
 """Parts that autocast may compute in half precision. The rest works with metres, seconds and logits of positions,
 for which half precision is too coarse: at 50 m its steps are 3 to 25 cm."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

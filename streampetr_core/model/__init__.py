@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streampetr_core.model.auxiliary_head import AuxiliaryHead, AuxiliaryOutputs
 from streampetr_core.model.coder import Detections, decode
-from streampetr_core.model.head import FrameOutputs, PrependedQueries
+from streampetr_core.model.head import FrameOutputs, ImageFeatures, PrependedQueries
 from streampetr_core.model.memory import Memory
 from streampetr_core.model.position_embedding import FrameGeometry, PositionEncoding
 from streampetr_core.model.proposals import ProposalMaps, focal_lengths
@@ -18,6 +18,7 @@ __all__ = [
     "Detections",
     "FrameGeometry",
     "FrameOutputs",
+    "ImageFeatures",
     "Memory",
     "PositionEncoding",
     "PrependedQueries",

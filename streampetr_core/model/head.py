@@ -31,6 +31,19 @@ from streampetr_core.model.variants import Variant
 
 
 @dataclass(frozen=True)
+class ImageFeatures:
+    """What the images' part of the network gives to the head.
+
+    Attributes:
+        tokens: (B, N, C, H, W) of stride 16.
+        fine: (B, N, C', 2 H, 2 W) of stride 8, in networks with proposals.
+    """
+
+    tokens: Tensor
+    fine: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class PrependedQueries:
     """Extra queries that training puts in front (denoising).
 
@@ -69,7 +82,7 @@ class FrameOutputs:
 
 
 class Head(nn.Module):
-    """StreamPETR's head; without a memory it is PETR's. `in_dims`: channels of the image features."""
+    """StreamPETR's head; without a memory it is PETR's. `in_dims`, `fine_dims`: channels of the features."""
 
     code_weights: Tensor
     match_costs: Tensor
@@ -77,7 +90,7 @@ class Head(nn.Module):
     position_range: Tensor
     coords_d: Tensor
 
-    def __init__(self, variant: Variant, in_dims: int) -> None:
+    def __init__(self, variant: Variant, in_dims: int, fine_dims: int = 0) -> None:
         super().__init__()
         self.variant = variant
         dims, classes = variant.embed_dims, len(variant.class_names)
@@ -102,7 +115,7 @@ class Head(nn.Module):
         nn.init.uniform_(self.reference_points.weight)
         self.query_embedding = mlp(dims * 3 // 2, dims, dims)
         if variant.num_proposals:
-            self.proposals = ProposalHead(dims, classes, variant.num_proposals, variant.stride)
+            self.proposals = ProposalHead(fine_dims, in_dims, dims, classes, variant.num_proposals)
         if variant.temporal:
             self.pseudo_reference_points = nn.Embedding(variant.num_propagated, 3)
             nn.init.uniform_(self.pseudo_reference_points.weight)
@@ -123,18 +136,18 @@ class Head(nn.Module):
 
     def forward(
         self,
-        features: Tensor,
+        features: ImageFeatures,
         geometry: FrameGeometry,
         memory: Memory | None,
         position: PositionEncoding | None = None,
         prepended: PrependedQueries | None = None,
         last_only: bool = False,
     ) -> FrameOutputs:
-        """Image features (B, N, C, H, W) and the memory of the frame before -> this frame's outputs."""
-        height, width = features.shape[-2:]
+        """Image features and the memory of the frame before -> this frame's outputs."""
+        height, width = features.tokens.shape[-2:]
         if position is None:
             position = self.encode_position(geometry, height, width)
-        tokens = features.permute(0, 1, 3, 4, 2).flatten(1, 3)
+        tokens = features.tokens.permute(0, 1, 3, 4, 2).flatten(1, 3)
         tokens = modulate(self.memory_embed(tokens), position.gamma, position.beta)
         token_position = self.featurized_pe(position.position, tokens)
 
@@ -146,8 +159,8 @@ class Head(nn.Module):
             reference = torch.cat((prepended.reference, reference), dim=1)
         content = reference.new_zeros(batch, reference.shape[1], self.variant.embed_dims)
         proposals = None
-        if self.variant.num_proposals:
-            proposals = self.proposals(tokens, token_position, geometry, (height, width), self.pc_range)
+        if features.fine is not None:
+            proposals = self.proposals(features.fine, features.tokens, geometry, self.pc_range)
             reference = torch.cat((reference, proposals.reference), dim=1)
             content = torch.cat((content, proposals.content), dim=1)
         query_position = self._place(reference)
@@ -190,7 +203,7 @@ class Head(nn.Module):
             queries,
             logits[:, :, :num_prepended] if num_prepended else None,
             boxes[:, :, :num_prepended] if num_prepended else None,
-            features,
+            features.tokens,
             proposals,
         )
 

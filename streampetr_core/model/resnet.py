@@ -61,9 +61,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(Backbone):
-    """A ResNet of depth 18 or 50 whose stem has `width` channels (64 = standard)."""
+    """A ResNet of depth 18 or 50 whose stem has `width` channels (64 = standard); `fine`: map of stride 8, too."""
 
-    def __init__(self, depth: int, width: int = 64) -> None:
+    def __init__(self, depth: int, width: int = 64, fine: bool = False) -> None:
         super().__init__()
         block = Bottleneck if depth >= 50 else BasicBlock
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
@@ -73,17 +73,21 @@ class ResNet(Backbone):
         self.layer2 = _stage(block, counts[1], width * out, 2 * width, 2)
         self.layer3 = _stage(block, counts[2], 2 * width * out, 4 * width, 2)
         self.layer4 = _stage(block, counts[3], 4 * width * out, 8 * width, 2)
-        self.out_channels = (4 * width * out, 8 * width * out)
+        self.fine = fine
+        self.out_channels = (2 * width * out, 4 * width * out, 8 * width * out)[not fine :]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) normalised images -> maps (B, C, H/16, W/16) and (B, 2C, H/32, W/32)."""
+        """(B, 3, H, W) normalised images -> maps (B, C, H/16, W/16) and (B, 2C, H/32, W/32); before them (B, C/2,
+        H/8, W/8) with `fine`."""
         x = functional.relu(self.bn1(self.conv1(images)), inplace=True)
         x = functional.max_pool2d(x, 3, 2, 1)
-        fine = self.layer3(self.layer2(self.layer1(x)))
-        return fine, self.layer4(fine)
+        fine = self.layer2(self.layer1(x))
+        middle = self.layer3(fine)
+        maps = (middle, self.layer4(middle))
+        return (fine, *maps) if self.fine else maps
 
     def sections(self) -> list[nn.Module]:
         return [block for stage in (self.layer1, self.layer2, self.layer3, self.layer4) for block in stage]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from streampetr_core.model.auxiliary_head import AuxiliaryHead
 from streampetr_core.model.backbone import Backbone
 from streampetr_core.model.eva import EvaViT
-from streampetr_core.model.head import FrameOutputs, Head, PrependedQueries
+from streampetr_core.model.head import FrameOutputs, Head, ImageFeatures, PrependedQueries
 from streampetr_core.model.memory import Memory
 from streampetr_core.model.neck import CPFPN
 from streampetr_core.model.position_embedding import FrameGeometry, PositionEncoding
@@ -23,15 +23,17 @@ def make_backbone(variant: Variant) -> Backbone:
     """The variant's backbone, with random weights.
 
     Raises:
-        UnknownVariantError: when there is none of that name.
+        UnknownVariantError: when there is none of that name, or it does not go with the rest.
     """
     width = variant.backbone_width
+    if variant.num_proposals and not variant.backbone.startswith("resnet"):
+        raise UnknownVariantError(f"proposals need a ResNet's map of stride 8; '{variant.backbone}' has none")
     if variant.backbone == "vovnet99":
         return VoVNet(width)
     if variant.backbone == "eva02_vit_l":
         return EvaViT(variant.input_size[0], width, variant.drop_path)
     if variant.backbone in BACKBONES:
-        return ResNet(int(variant.backbone.removeprefix("resnet")), width)
+        return ResNet(int(variant.backbone.removeprefix("resnet")), width, fine=variant.num_proposals > 0)
     raise UnknownVariantError(f"unknown backbone '{variant.backbone}'; known: {', '.join(BACKBONES)}")
 
 
@@ -47,19 +49,23 @@ class StreamPETR(nn.Module):
         self.variant = variant
         self.img_backbone = make_backbone(variant)
         dims = variant.embed_dims
-        finest, *coarser = self.img_backbone.out_channels
+        finest, *coarser = self.img_backbone.out_channels[variant.num_proposals > 0 :]
         self.img_neck = CPFPN((finest, *coarser), dims) if coarser else None
         in_dims = dims if coarser else finest
         self.img_roi_head = (
             AuxiliaryHead(in_dims, dims, len(variant.class_names)) if variant.has_auxiliary_head else None
         )
-        self.pts_bbox_head = Head(variant, in_dims)
+        self.pts_bbox_head = Head(variant, in_dims, self.img_backbone.out_channels[0])
 
-    def extract_features(self, images: Tensor) -> Tensor:
-        """Normalised images (B, N, 3, H, W) -> features (B, N, C, H/16, W/16)."""
+    def extract_features(self, images: Tensor) -> ImageFeatures:
+        """Normalised images (B, N, 3, H, W) -> features of stride 16, and of 8 where there are proposals."""
         maps = self.img_backbone(images.flatten(0, 1))
-        features = maps[0] if self.img_neck is None else self.img_neck(maps)
-        return features.unflatten(0, images.shape[:2])
+        fine = None
+        if self.variant.num_proposals:
+            fine, *maps = maps
+            fine = fine.unflatten(0, images.shape[:2])
+        tokens = maps[0] if self.img_neck is None else self.img_neck(tuple(maps))
+        return ImageFeatures(tokens.unflatten(0, images.shape[:2]), fine)
 
     def encode_position(self, geometry: FrameGeometry, image_size: tuple[int, int]) -> PositionEncoding:
         """The calibration's share of the tokens for images of height, width; good while the calibration stays."""

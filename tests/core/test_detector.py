@@ -320,7 +320,7 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     by_rule = Detector.from_checkpoint("recipe", model="tiny", device="cpu")
     assert _same(from_file.step(_frame(0)), by_rule.step(_frame(0)))
     with pytest.raises(CheckpointError, match="is of model 'tiny', not 'r50_704_428q'"):
-        Detector.from_checkpoint(tmp_path / "mine.safetensors")
+        Detector.from_checkpoint(tmp_path / "mine.safetensors", model="r50_704_428q")
 
 
 def test_settings_that_are_refused() -> None:

@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from streampetr_core.model import VARIANTS, FrameGeometry, StreamPETR
-from streampetr_core.model.proposals import ProposalMaps, best_cells, place_cells
+from streampetr_core.model.proposals import STRIDE, ProposalMaps, best_cells, invert, place_cells, ray_features
 
-SIZE, STRIDE = (4, 8), 16
+SIZE = (8, 16)
 CELLS = SIZE[0] * SIZE[1]
 SMALL = replace(
     VARIANTS["tiny"], input_size=(64, 128), backbone_width=8, embed_dims=64, num_layers=1, num_queries=10,
@@ -55,29 +54,41 @@ def test_a_cell_with_shift_and_depth_is_a_point_in_space(mirrored: bool) -> None
         index.append(token)
         shift[0, token] = cell - cell.floor() - 0.5
         log_depth[0, token] = (depth / geometry.intrinsics[0, camera, 1, 1]).log()
-    maps = ProposalMaps(torch.zeros(1, 2 * CELLS, 10), shift, log_depth)
-    found = place_cells(maps, torch.tensor([index]), geometry, SIZE, STRIDE)
+    maps = ProposalMaps(torch.zeros(1, 2 * CELLS, 10), shift, log_depth, SIZE)
+    found = place_cells(maps, torch.tensor([index]), invert(geometry.image_from_model), geometry.intrinsics)
     torch.testing.assert_close(found[0], points, atol=1e-4, rtol=0)
 
 
-def heat_of(*values: tuple[int, int, float]) -> Tensor:
-    """(1, 2 cameras' cells, 10) logits, -8 but for (token, class, logit)."""
+def test_a_ray_knows_where_it_comes_down_to_the_height_of_objects() -> None:
+    """A point at that height, 12 m ahead: its cell's ray has the point's depth as first guess, mirrored or not."""
+    for mirrored in (False, True):
+        geometry = cameras(mirrored)
+        u, v, depth, _ = geometry.image_from_model[0, 0] @ torch.tensor([12.0, 0.3, -1.0, 1.0])
+        features = ray_features(invert(geometry.image_from_model), geometry.intrinsics, SIZE)[0, :CELLS]
+        column, row = float(u / depth) / STRIDE - 0.5, float(v / depth) / STRIDE - 0.5
+        guesses = (features[:, 3].view(SIZE).exp() * 90.0)[:, round(column)]
+        assert guesses[int(row) + 1] <= depth <= guesses[int(row)]
+        assert guesses[0] == pytest.approx(80.0)  # above the horizon: as far as can be
+
+
+def heat_of(*values: tuple[int, int, float]) -> ProposalMaps:
+    """Maps of two cameras whose logits are -8 but for (token, class, logit)."""
     heat = torch.full((1, 2 * CELLS, 10), -8.0)
     for token, label, logit in values:
         heat[0, token, label] = logit
-    return heat
+    return ProposalMaps(heat, torch.zeros(1, 2 * CELLS, 2), torch.zeros(1, 2 * CELLS), SIZE)
 
 
 def test_cells_are_chosen_by_score_and_only_where_no_neighbour_is_warmer() -> None:
-    heat = heat_of((9, 3, 2.0), (10, 3, 1.5), (9 + CELLS, 0, 3.0), (30, 7, 1.0))
-    assert best_cells(heat, None, SIZE, 3).tolist() == [[9 + CELLS, 9, 30]]
+    maps = heat_of((19, 3, 2.0), (20, 3, 1.5), (19 + CELLS, 0, 3.0), (70, 7, 1.0))
+    assert best_cells(maps, None, 3).tolist() == [[19 + CELLS, 19, 70]]
 
 
 def test_absent_cameras_are_chosen_last() -> None:
-    heat = heat_of((9, 3, 2.0), (9 + CELLS, 0, 3.0))
+    maps = heat_of((19, 3, 2.0), (19 + CELLS, 0, 3.0))
     present = torch.tensor([[True, False]])
-    assert best_cells(heat, present, SIZE, 1).tolist() == [[9]]
-    assert (best_cells(heat, present, SIZE, CELLS) < CELLS).all()
+    assert best_cells(maps, present, 1).tolist() == [[19]]
+    assert (best_cells(maps, present, CELLS) < CELLS).all()
 
 
 @pytest.fixture(scope="module")

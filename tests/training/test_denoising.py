@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from streampetr_core.model import VARIANTS, FrameGeometry, StreamPETR
+from streampetr_core.model import VARIANTS, FrameGeometry, ImageFeatures, StreamPETR
 from training.batch import Targets
 from training.denoising import DenoisingSettings, denoising_queries, visibility
 from training.targets import Targets3D, pack_3d
@@ -94,7 +94,8 @@ def test_learned_queries_and_other_groups_feel_nothing_of_a_group(network: Strea
     noise = torch.rand(1, 6, 3, generator=generator)
     moved = noise.clone()
     moved[:, 2:4] = 1.0 - moved[:, 2:4]
-    features = torch.randn(1, 2, TINY.embed_dims, 4, 6, generator=generator)
+    fine = torch.randn(1, 2, 2 * TINY.backbone_width, 8, 12, generator=generator)
+    features = ImageFeatures(torch.randn(1, 2, TINY.embed_dims, 4, 6, generator=generator), fine)
     projection = torch.eye(4).expand(1, 2, 4, 4)
     geometry = FrameGeometry(projection, projection, projection[:, 0], projection[:, 0], torch.zeros(1).double())
     results = []

@@ -49,7 +49,7 @@ class GraphOptions:
     model: str = ""
     """Network variant, for example r50_704_428q or tiny."""
     weights: str = ""
-    """Checkpoint file, or "random" or "recipe" (both untrained)."""
+    """Checkpoint file, or "shipped" (the one that comes with this program), "random" or "recipe" (untrained)."""
     cameras: tuple[str, ...] = ()
     """Names of the cameras in the order of the network, for example CAM_FRONT CAM_BACK."""
     transport: Literal["", "compressed", "raw"] = ""

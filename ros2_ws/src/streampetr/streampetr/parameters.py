@@ -37,8 +37,8 @@ def _parameter(
 class PerceptionParameters:
     """Parameters of perception_node."""
 
-    model: str = _parameter("r50_704_428q", "Network variant.")
-    weights: str = _parameter("random", "Checkpoint file; random and recipe are untrained networks for trials.")
+    model: str = _parameter("auto", "Network variant; auto = what the checkpoint says of itself.")
+    weights: str = _parameter("shipped", "Checkpoint file; shipped = this program's; random, recipe: untrained.")
     backend: str = _parameter("auto", "What runs the network; auto = the best that works here.")
     device: str = _parameter("auto", "cpu, cuda, cuda:1; auto = a GPU where there is one.")
     threads: int = _parameter(0, "Threads of the network on a CPU; 0 = what torch chooses: one a core.", 0, 256)

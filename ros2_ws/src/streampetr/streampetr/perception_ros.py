@@ -28,6 +28,7 @@ from streampetr.parameters import PerceptionParameters, declare
 from streampetr.perception import Perception, Result, Sample
 from streampetr.ros_tools import qos
 from streampetr.subscriptions import Subscriptions
+from streampetr_core.checkpoint import UNTRAINED
 from streampetr_core.detector import Continuity, Detector
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.preprocessing import decode_jpeg
@@ -87,7 +88,7 @@ class PerceptionNode(Node):
             f"ready: {detector.model_name} ({detector.weights_name}) on {detector.device} after "
             f"{time.monotonic() - began:.1f} s, cameras {', '.join(settings.cameras)}"
         )
-        if settings.weights in ("random", "recipe"):
+        if settings.weights in UNTRAINED:
             self.get_logger().warning(
                 "the network is untrained: its boxes mean nothing; set weights to a checkpoint"
             )

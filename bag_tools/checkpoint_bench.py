@@ -1,0 +1,117 @@
+"""What a checkpoint is worth: official scores on unseen rendered drives, with its memory and without."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from bag_tools.nuscenes_source import NuScenesSource
+from bag_tools.pipeline import Detected, detect_source, run
+from bag_tools.rendered.dataset_writer import ALL_SCENES, scene_names, write_dataset
+from streampetr_core.console import atomic_output
+from streampetr_core.detector import Detector
+from tracking.config import TrackerConfig
+from tracking.evaluation import Evaluation, evaluate_detection, evaluate_tracking
+from tracking.tracker import Tracker
+
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+REMEMBERED, FORGOTTEN, NO_LINEAGE = "as it is", "memory emptied before every frame", "tracker without lineage"
+
+
+@dataclass(frozen=True)
+class Drives:
+    """The drives to judge on; the defaults are no seeds that the shipped checkpoint was trained on.
+
+    Attributes:
+        scenes: number of drives.
+        seconds: of each.
+        seed: of the data set.
+        size: width, height of the images.
+    """
+
+    scenes: int = 8
+    seconds: float = 20.0
+    seed: int = 900
+    size: tuple[int, int] = (704, 396)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Official metrics of one way to use the checkpoint; `detection` is None where it is that of another way."""
+
+    detection: Evaluation | None
+    tracking: Evaluation
+
+    def numbers(self) -> dict[str, Any]:
+        """The summaries of the official code."""
+        return {
+            "detection": None if self.detection is None else self.detection.summary,
+            "tracking": self.tracking.summary,
+        }
+
+
+def score_checkpoint(detector: Detector, out: Path, drives: Drives, shown: Progress) -> dict[str, Scores]:
+    """Scores by way of use; writes the data set (or takes the one that is there), submissions and scores.json.
+
+    Args:
+        detector: the checkpoint.
+        out: folder of the results.
+        drives: what to render.
+        shown: wraps what takes long, with a title and a length.
+
+    Raises:
+        RenderError, OutputError: on drives that cannot be rendered.
+    """
+    name = f"drives_{drives.seed}_{drives.scenes}x{drives.seconds:g}s_{drives.size[0]}x{drives.size[1]}"
+    root, version = out / name, scene_names(drives.scenes)[0]
+    if not root.is_dir():
+        write_dataset(root, drives.scenes, drives.seconds, drives.seed, drives.size)
+    source = NuScenesSource(root, version, ALL_SCENES)
+
+    def judge(items: Iterable[Detected], folder: str, config: TrackerConfig, detections: bool = True) -> Scores:
+        results = run(items, Tracker(config))
+        submission, tracks = results.write_detections(out / folder), results.write_tracks(out / folder)
+        found = evaluate_detection(submission, root, version, ALL_SCENES) if detections else None
+        return Scores(found, evaluate_tracking(tracks, root, version, ALL_SCENES))
+
+    config = TrackerConfig()
+    items = list(detect_source(shown(source, "with memory", len(source)), detector))
+    scores = {REMEMBERED: judge(items, "with_memory", config)}
+    scores[NO_LINEAGE] = judge(items, "without_lineage", replace(config, lineage=0.0), detections=False)
+    forgetful = detect_source(shown(source, "without memory", len(source)), detector, remember=False)
+    scores[FORGOTTEN] = judge(list(forgetful), "without_memory", config)
+    with atomic_output(out / "scores.json", overwrite=True) as temporary:
+        found = {way: item.numbers() for way, item in scores.items()}
+        temporary.write_text(json.dumps(found, indent=1) + "\n")
+    return scores
+
+
+def score_table(scores: dict[str, Scores], title: str) -> Table:
+    """One row for each way of use."""
+    table = Table(title=title, title_justify="left")
+    columns = ("mAP", "NDS", "mATE m", "mASE", "mAOE rad", "mAVE m/s", "AMOTA", "AMOTP m", "MOTA", "switches")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for way, item in scores.items():
+        row = [""] * 6
+        if item.detection is not None:
+            summary = item.detection.summary
+            errors = [summary["tp_errors"][name] for name in ("trans_err", "scale_err", "orient_err", "vel_err")]
+            row = [f"{value:.3f}" for value in (summary["mean_ap"], summary["nd_score"], *errors)]
+        tracking = item.tracking.summary
+        row += [f"{tracking[name]:.3f}" for name in ("amota", "amotp", "mota")] + [f"{tracking['ids']:.0f}"]
+        table.add_row(way, *row)
+    return table
+
+
+def class_table(scores: dict[str, Scores]) -> Table:
+    """Average precision and the errors of each class, as the checkpoint is."""
+    detection = scores[REMEMBERED].detection
+    assert detection is not None
+    return detection.table()
