@@ -21,8 +21,9 @@ from training.targets import Targets2D
 def proposal_losses(maps: ProposalMaps, targets: Targets2D, focal: Tensor) -> dict[str, Tensor]:
     """The unweighted losses by name.
 
-    Every cell learns place and depth of the object whose Gaussian is highest there, weighted by that height, so
-    that not only the one cell of the centre has something to learn.
+    Every cell learns place and depth of the object whose Gaussian is highest there, weighted by that height as a
+    share of the whole Gaussian: more cells than the centre's have something to learn, and large objects weigh no
+    more than small ones.
 
     Args:
         maps: of the B frames that the I images belong to.
@@ -36,8 +37,10 @@ def proposal_losses(maps: ProposalMaps, targets: Targets2D, focal: Tensor) -> di
     # a centre on the right or lower border belongs to the last cell
     border = heat.new_tensor((width, height)) * STRIDE - 0.5
     targets = replace(targets, centers=torch.minimum(targets.centers, border))
-    weight, nearest = gaussians(targets, height, width, STRIDE).max(dim=1)
-    total = weight.sum().clamp(min=1.0)
+    bells = gaussians(targets, height, width, STRIDE)
+    weight, nearest = bells.max(dim=1)
+    weight = weight / bells.sum(-1).gather(1, nearest).clamp(min=1.0)
+    count = max(1, sum(targets.counts))
     cells = cell_centers(height, width, heat.device) * heat.new_tensor((width, height))
     wanted_shift = targets.centers.gather(1, nearest[..., None].expand(-1, -1, 2)) / STRIDE - cells
     wanted_depth = (targets.depths.gather(1, nearest).clamp(min=0.1) / focal[:, None]).log()
@@ -46,7 +49,7 @@ def proposal_losses(maps: ProposalMaps, targets: Targets2D, focal: Tensor) -> di
     depth_error = (log_depth[..., 0] - wanted_depth).abs()
     wanted_heat = heat_maps(targets, height, width, STRIDE, heat.shape[-1])
     return {
-        "proposal_loss_heat": gaussian_focal(heat, wanted_heat).sum() / max(1, sum(targets.counts)),
-        "proposal_loss_shift": (shift_error * weight).sum() / total,
-        "proposal_loss_depth": (depth_error * weight).sum() / total,
+        "proposal_loss_heat": gaussian_focal(heat, wanted_heat).sum() / count,
+        "proposal_loss_shift": (shift_error * weight).sum() / count,
+        "proposal_loss_depth": (depth_error * weight).sum() / count,
     }

@@ -60,13 +60,13 @@ def test_each_error_is_counted_where_it_is_made() -> None:
     assert losses(maps)["heat"] == pytest.approx(-math.log(1e-4) / 2, rel=1e-3)
     # nine cells round the car, four in the pedestrian's corner have a part in place and depth
     side, corner = math.exp(-1 / 0.5), math.exp(-2 / 0.5)
-    whole = (1 + 4 * side + 4 * corner) + (1 + 2 * side + corner)
+    car, pedestrian = 1 + 4 * side + 4 * corner, 1 + 2 * side + corner
     maps.shift[0, CAR, 0] += 1.0
     maps.log_depth[0, PEDESTRIAN] += math.log(1.5)
     maps.log_depth[0, PEDESTRIAN - 8] += 1.0
     found = losses(maps)
-    assert found["shift"] == pytest.approx(0.75 / whole, rel=1e-4)  # smooth L1: 1 - 0.5 / 2
-    assert found["depth"] == pytest.approx((math.log(1.5) + side) / whole, rel=1e-4)
+    assert found["shift"] == pytest.approx(0.75 / car / 2, rel=1e-4)  # smooth L1: 1 - 0.5 / 2
+    assert found["depth"] == pytest.approx((math.log(1.5) + side) / pedestrian / 2, rel=1e-4)
 
 
 def test_cells_without_a_centre_nearby_have_no_place_to_learn() -> None:
