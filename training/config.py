@@ -162,11 +162,14 @@ class OptimizerConfig:
     warm_up_start: float = 1.0 / 3.0
     final: float = 1e-3
     """Share of the rate at the end."""
+    plateaus: int = 0
+    """So many equal parts of the run have one rate each, that of their first step, as in published runs by epoch;
+    0 = the rate falls at every step."""
 
     def __post_init__(self) -> None:
         if not self.rate > 0:
             raise ConfigError(f"optimizer.rate {self.rate}; choose a positive number")
-        for name in ("reference_batch", "weight_decay", "clip", "warm_up"):
+        for name in ("reference_batch", "weight_decay", "clip", "warm_up", "plateaus"):
             _at_least(0, f"optimizer.{name}", getattr(self, name))
         for name in ("layer_decay", "warm_up_start", "final"):
             if not 0 < getattr(self, name) <= 1:

@@ -21,7 +21,7 @@ from training.config import (
     TrainConfig,
 )
 from training.denoising import DenoisingSettings
-from training.rendered_source import RenderedWorld
+from training.losses import LossSettings
 
 _R50 = RunConfig(
     model="r50_704_900q",
@@ -41,6 +41,7 @@ _NUIMAGES = replace(_R50, model="r50_704_428q", optimizer=OptimizerConfig(multip
 _SLIDING = replace(
     _R50,
     train=TrainConfig(mode="sliding_window", batch=1, epochs=24),
+    optimizer=replace(_R50.optimizer, plateaus=24),
     checkpoint=CheckpointConfig(3516),
 )
 
@@ -62,19 +63,32 @@ _VITL = replace(
     ),
 )
 
-_SINGLE = replace(_R50, train=TrainConfig(mode="single_frame", batch=2, epochs=24))
+_SINGLE = replace(
+    _R50,
+    train=TrainConfig(mode="single_frame", batch=2, epochs=24),
+    optimizer=replace(_R50.optimizer, plateaus=24),
+)
 
-_TINY = RunConfig(
+_TINY_SINGLE = RunConfig(
     model="tiny",
-    data=DataConfig(source="rendered", workers=2, all_views=False),
-    world=RenderedWorld(seed=0, seconds=10.0, size=(704, 396)),
-    augmentation=Augmentation(grid_mask=0.3),
-    train=TrainConfig(mode="streaming", batch=8, iterations=20_000, precision="float32"),
+    data=DataConfig(version="v1.0-trainval", split="rendered", workers=2, all_views=False),
+    augmentation=Augmentation(grid_mask=0.0),
+    # a CPU multiplies bf16 twice as fast
+    train=TrainConfig(mode="single_frame", batch=4, iterations=3000, precision="bf16"),
     # from nothing: batch norm has no statistics to trust yet, and no part is ahead of the others
     network=NetworkConfig(batch_norm="train", average=0.999),
-    optimizer=OptimizerConfig(multipliers=()),
-    denoising=DenoisingSettings(groups=3),
-    checkpoint=CheckpointConfig(every=500, half=True),
+    optimizer=OptimizerConfig(rate=6e-4, reference_batch=0, multipliers=(), warm_up=100, final=0.2),
+    # Adam does not care how heavy the losses are that the decoder alone learns from; the backbone does, and what
+    # it has to learn first is to find things in images
+    loss=LossSettings(heat=10.0, shift=4.0, depth=8.0),
+    denoising=DenoisingSettings(groups=0),
+    checkpoint=CheckpointConfig(every=250, half=True),
+)
+_TINY = replace(
+    _TINY_SINGLE,
+    train=replace(_TINY_SINGLE.train, mode="streaming"),
+    optimizer=replace(_TINY_SINGLE.optimizer, final=1e-3),
+    denoising=DenoisingSettings(groups=2),
 )
 
 RECIPES: dict[str, tuple[RunConfig, str]] = {
@@ -88,14 +102,15 @@ RECIPES: dict[str, tuple[RunConfig, str]] = {
     "v299_800_900q": (_V299, "V2-99 (FCOS3D or DD3D), 320x800, 644+256 queries, 24 epochs streaming; published"),
     "vitl_800_900q": (_VITL, "EVA-02 ViT-L (detector), 320x800, 24 epochs streaming, layer-wise decay"),
     "petr_r50_704": (
-        replace(_SINGLE, model="petr_r50_704", optimizer=_NUIMAGES.optimizer),
+        replace(_SINGLE, model="petr_r50_704", optimizer=replace(_NUIMAGES.optimizer, plateaus=24)),
         "PETR, single frames, 24 epochs",
     ),
     "focal_petr_r50_704": (
         replace(_SINGLE, model="focal_petr_r50_704"),
         "FocalPETR, single frames, 24 epochs; pretraining",
     ),
-    "tiny": (_TINY, "the demo's network on rendered frames, no data needed"),
+    "tiny_single": (_TINY_SINGLE, "the demo's network on single rendered frames, from nothing"),
+    "tiny": (_TINY, "the same with its memory; begin with the weights of tiny_single"),
 }
 """name -> (configuration, one line about it)."""
 

@@ -90,6 +90,9 @@ def test_warm_up_then_cosine() -> None:
     assert rate_factor(250, 10_000, config) == pytest.approx(2 / 3 * cosine(250, 10_000))
     assert rate_factor(5000, 10_000, config) == pytest.approx((1 + 1e-3) / 2)
     assert rate_factor(10_000, 10_000, config) == pytest.approx(1e-3)
+    by_epoch = [rate_factor(step, 24_000, replace(config, warm_up=0, plateaus=24)) for step in range(24_000)]
+    assert by_epoch[::1000] == pytest.approx([cosine(epoch, 24) for epoch in range(24)])
+    assert all(by_epoch[step] == by_epoch[step - step % 1000] for step in range(24_000))
     factors = [rate_factor(step, 10_000, config) for step in range(500, 10_000, 100)]
     assert factors == sorted(factors, reverse=True)
 
