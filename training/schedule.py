@@ -10,8 +10,8 @@ from training.config import OptimizerConfig
 def rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
     """Factor on the learning rate of step `step` (from 0) of `steps`.
 
-    A cosine from 1 to `final`, in steps where there are `plateaus`; over the first `warm_up` steps times a line from
-    `warm_up_start` to 1.
+    A cosine from 1 to `final`, in steps where there are `plateaus`; over the first `warm_up` steps times a line
+    from `warm_up_start` to 1.
     """
     done = min(step / max(steps, 1), 1.0)
     if config.plateaus:
