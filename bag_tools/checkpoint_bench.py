@@ -77,7 +77,9 @@ def score_checkpoint(detector: Detector, out: Path, drives: Drives, shown: Progr
         results = run(items, Tracker(config))
         submission, tracks = results.write_detections(out / folder), results.write_tracks(out / folder)
         found = evaluate_detection(submission, root, version, ALL_SCENES) if detections else None
-        return Scores(found, evaluate_tracking(tracks, root, version, ALL_SCENES))
+        # the official code needs minutes; ours, equal to 1e-6, judges the variations
+        fast = folder != "with_memory"
+        return Scores(found, evaluate_tracking(tracks, root, version, ALL_SCENES, fast=fast))
 
     config = TrackerConfig()
     items = list(detect_source(shown(source, "with memory", len(source)), detector))
