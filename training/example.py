@@ -68,7 +68,8 @@ class Example:
         model_from_world, world_from_model: (4, 4) float32; the world is the map moved to the scene's origin.
         timestamp: seconds since the origin's instant.
         continues: False where the memory must be forgotten.
-        targets: as in `Targets`, of numpy arrays: boxes, labels, and per camera boxes, labels, centres, depths.
+        targets: as in `Targets`, of numpy arrays: boxes, labels, and per camera boxes, labels, centres, depths,
+            shapes.
         token: of the frame.
     """
 
@@ -80,7 +81,7 @@ class Example:
     world_from_model: NDArray[np.float32]
     timestamp: float
     continues: bool
-    targets: tuple[NDArray, NDArray, list[NDArray], list[NDArray], list[NDArray], list[NDArray]]
+    targets: tuple[NDArray, NDArray, list[NDArray], list[NDArray], list[NDArray], list[NDArray], list[NDArray]]
     token: str
 
 
@@ -130,13 +131,15 @@ def make_example(
     model_from_map[:3] = np.column_stack([rotation, -rotation @ map_from_model[:3, 3]])
     undrawn = draw.model_from_augmented()
     keep = truth.valid & (labels >= 0) & _in_range(truth.boxes, variant.pc_range)
+    boxes = draw.boxes(truth.boxes).astype(np.float32)
     targets = (
-        draw.boxes(truth.boxes[keep]).astype(np.float32),
+        boxes[keep],
         labels[keep],
         [view.boxes for view in views],
         [labels[view.rows] for view in views],
         [view.centers for view in views],
         [view.depths for view in views],
+        [boxes[view.rows, 3:7] for view in views],
     )
     return Example(
         images=images,

@@ -15,7 +15,8 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from streampetr_core.errors import StreamPETRError
-from streampetr_core.model import AuxiliaryOutputs, FrameOutputs, Variant, focal_lengths
+from streampetr_core.model import AuxiliaryOutputs, FrameOutputs, Variant
+from streampetr_core.model.proposals import focal_lengths, invert, ray_azimuths
 from training.batch import Batch
 from training.denoising import Denoising
 from training.losses_2d import losses_2d, one_hot
@@ -35,7 +36,7 @@ class LossSettings:
     Attributes:
         cls, bbox: 3D, of every decoder layer; also of the denoising queries, times `denoising`.
         cls_2d, bbox_2d, iou_2d, center_2d, centerness_2d: of the 2D head.
-        heat, shift, depth: of the cells that queries begin at, in networks with proposals.
+        heat, shift, depth, size, heading: of the cells that queries begin at, in networks with proposals.
         matching: weights of the assignment.
         synchronize_all: divide every loss by counts averaged over the processes, so that N processes of B samples
             learn what one of N B samples learns. As published (False) only the L1 losses outside of denoising are.
@@ -52,6 +53,8 @@ class LossSettings:
     heat: float = 1.0
     shift: float = 1.0
     depth: float = 2.0
+    size: float = 0.5
+    heading: float = 1.0
     matching: MatchWeights = field(default_factory=MatchWeights)
     synchronize_all: bool = False
 
@@ -141,11 +144,10 @@ def compute_losses(
         if outputs.proposals is not None:
             # labels as the 3D head's, so not the 2D head's targets; divided by this process's own count
             seen = pack_2d(batch.targets, device, tuple(range(logits.shape[-1])))
-            found = proposal_losses(
-                outputs.proposals.maps, seen, focal_lengths(batch.geometry.intrinsics).flatten()
-            )
-            weight = {"heat": settings.heat, "shift": settings.shift, "depth": settings.depth}
-            losses |= {name: weight[name.rpartition("_")[2]] * loss for name, loss in found.items()}
+            maps, geometry = outputs.proposals.maps, batch.geometry
+            azimuths = ray_azimuths(invert(geometry.image_from_model), maps.size)
+            found = proposal_losses(maps, seen, focal_lengths(geometry.intrinsics).flatten(), azimuths)
+            losses |= {name: getattr(settings, name.rpartition("_")[2]) * loss for name, loss in found.items()}
     return losses
 
 

@@ -1,4 +1,4 @@
-"""Losses of the cells that queries begin at: a heat map for every class, and place and depth of the centres.
+"""Losses of the cells that queries begin at: a heat map for every class; place, depth, size and yaw of objects.
 
 Legend: `I` images, `T` = h w image cells, `n` targets of the fullest image.
 """
@@ -18,7 +18,7 @@ from training.losses_2d import gaussian_focal, gaussians, heat_maps
 from training.targets import Targets2D
 
 
-def proposal_losses(maps: ProposalMaps, targets: Targets2D, focal: Tensor) -> dict[str, Tensor]:
+def proposal_losses(maps: ProposalMaps, targets: Targets2D, focal: Tensor, azimuths: Tensor) -> dict[str, Tensor]:
     """The unweighted losses by name.
 
     Every cell learns place and depth of the object whose Gaussian is highest there, weighted by that height as a
@@ -29,10 +29,12 @@ def proposal_losses(maps: ProposalMaps, targets: Targets2D, focal: Tensor) -> di
         maps: of the B frames that the I images belong to.
         targets: labels in the order of the network's classes.
         focal: (I,) focal lengths of the network's images, pixels.
+        azimuths: (B, T) of the cells' rays, see `ray_azimuths`.
     """
     height, width = maps.size
-    heat, shift, log_depth = (
-        x.float().reshape(len(focal), height * width, -1) for x in (maps.heat, maps.shift, maps.log_depth)
+    heat, shift, log_depth, log_size, heading, azimuth = (
+        x.float().reshape(len(focal), height * width, -1)
+        for x in (maps.heat, maps.shift, maps.log_depth, maps.log_size, maps.heading, azimuths)
     )
     # a centre on the right or lower border belongs to the last cell
     border = heat.new_tensor((width, height)) * STRIDE - 0.5
@@ -47,9 +49,15 @@ def proposal_losses(maps: ProposalMaps, targets: Targets2D, focal: Tensor) -> di
     # far from the centre the shift may be many cells: no outlier shall rule
     shift_error = functional.smooth_l1_loss(shift, wanted_shift, reduction="none", beta=0.5).sum(-1)
     depth_error = (log_depth[..., 0] - wanted_depth).abs()
+    shapes = targets.shapes.gather(1, nearest[..., None].expand(-1, -1, 4))
+    size_error = (log_size - shapes[..., :3].clamp(min=0.01).log()).abs().sum(-1)
+    seen = shapes[..., 3:] - azimuth
+    heading_error = (heading - torch.cat((seen.sin(), seen.cos()), dim=-1)).abs().sum(-1)
     wanted_heat = heat_maps(targets, height, width, STRIDE, heat.shape[-1])
     return {
         "proposal_loss_heat": gaussian_focal(heat, wanted_heat).sum() / count,
         "proposal_loss_shift": (shift_error * weight).sum() / count,
         "proposal_loss_depth": (depth_error * weight).sum() / count,
+        "proposal_loss_size": (size_error * weight).sum() / count,
+        "proposal_loss_heading": (heading_error * weight).sum() / count,
     }

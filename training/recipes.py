@@ -72,7 +72,8 @@ _SINGLE = replace(
 _TINY_SINGLE = RunConfig(
     model="tiny",
     data=DataConfig(version="v1.0-trainval", split="rendered", workers=2, all_views=False),
-    augmentation=Augmentation(grid_mask=0.0),
+    # mirrored images of boxes that are not: a car that drives to the left looks as if to the right
+    augmentation=Augmentation(flip=0.0, grid_mask=0.0),
     # a CPU multiplies bf16 twice as fast
     train=TrainConfig(mode="single_frame", batch=4, iterations=3000, precision="bf16"),
     # from nothing: batch norm has no statistics to trust yet, and no part is ahead of the others
@@ -80,7 +81,7 @@ _TINY_SINGLE = RunConfig(
     optimizer=OptimizerConfig(rate=6e-4, reference_batch=0, multipliers=(), warm_up=100, final=0.2),
     # Adam does not care how heavy the losses are that the decoder alone learns from; the backbone does, and what
     # it has to learn first is to find things in images
-    loss=LossSettings(heat=10.0, shift=4.0, depth=8.0),
+    loss=LossSettings(heat=10.0, shift=4.0, depth=8.0, size=2.0, heading=4.0),
     denoising=DenoisingSettings(groups=0),
     checkpoint=CheckpointConfig(every=250, half=True),
 )
@@ -88,6 +89,7 @@ _TINY = replace(
     _TINY_SINGLE,
     train=replace(_TINY_SINGLE.train, mode="streaming"),
     optimizer=replace(_TINY_SINGLE.optimizer, final=1e-3),
+    loss=LossSettings(heat=4.0, shift=2.0, depth=4.0, size=1.0, heading=2.0),
     denoising=DenoisingSettings(groups=2),
 )
 

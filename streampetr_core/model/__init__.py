@@ -7,7 +7,7 @@ from streampetr_core.model.coder import Detections, decode
 from streampetr_core.model.head import FrameOutputs, ImageFeatures, PrependedQueries
 from streampetr_core.model.memory import Memory
 from streampetr_core.model.position_embedding import FrameGeometry, PositionEncoding
-from streampetr_core.model.proposals import ProposalMaps, focal_lengths
+from streampetr_core.model.proposals import ProposalMaps
 from streampetr_core.model.streampetr import StreamPETR
 from streampetr_core.model.variants import VARIANTS, UnknownVariantError, Variant, variant
 
@@ -28,7 +28,6 @@ __all__ = [
     "Variant",
     "build_model",
     "decode",
-    "focal_lengths",
     "variant",
 ]
 

@@ -1,10 +1,10 @@
 """Queries that begin where an image shows something, beside the learned ones that begin anywhere.
 
 A map of stride 8 says for every image cell whether the projected centre of an object lies in it, of which class,
-where in the cell, and how deep. The best cells of all cameras become queries: their reference point is the cell's
-point in space, their content the cell's feature. Heat maps are CenterNet's (Zhou et al. 2019, arXiv:1904.07850);
-that 2D evidence placed in space makes good queries of a StreamPETR is Far3D's finding (Jiang et al. 2023,
-arXiv:2308.09616).
+where in the cell, how deep, how large and how turned. The best cells of all cameras become queries: their
+reference point is the cell's point in space, their content the cell's feature with size and yaw. Heat maps are
+CenterNet's (Zhou et al. 2019, arXiv:1904.07850); that 2D evidence placed in space makes good queries of a
+StreamPETR is Far3D's finding (Jiang et al. 2023, arXiv:2308.09616).
 
 Legend: `B` batch, `N` cameras, `H W` height and width of the map, `T` = N H W cells (camera-major, then row, then
 column), `K` proposals, `C` channels.
@@ -43,12 +43,16 @@ class ProposalMaps:
         heat: (B, T, classes) logits: the projected centre of an object of the class lies here.
         shift: (B, T, 2) from the cell's centre to the projected centre, cells, x and y.
         log_depth: (B, T) logarithm of the depth, in metres, divided by the camera's focal length in pixels.
+        log_size: (B, T, 3) logarithms of length, width, height.
+        heading: (B, T, 2) sine and cosine of the yaw as seen along the cell's ray: yaw minus the ray's azimuth.
         size: H and W.
     """
 
     heat: Tensor
     shift: Tensor
     log_depth: Tensor
+    log_size: Tensor
+    heading: Tensor
     size: tuple[int, int]
 
 
@@ -88,8 +92,8 @@ class ProposalHead(nn.Module):
         self.shared = nn.Sequential(nn.Linear(2 * inner, dims), nn.LayerNorm(dims), nn.ReLU())
         self.heat = nn.Linear(dims, num_classes)
         nn.init.constant_(self.heat.bias, -math.log(99.0))
-        self.place = nn.Sequential(nn.Linear(dims, dims), nn.ReLU(), nn.Linear(dims, 3))
-        self.content = nn.Linear(dims, dims)
+        self.place = nn.Sequential(nn.Linear(dims, dims), nn.ReLU(), nn.Linear(dims, 8))
+        self.content = nn.Linear(dims + 5, dims)
 
     def forward(self, fine: Tensor, coarse: Tensor, geometry: FrameGeometry, pc_range: Tensor) -> Proposals:
         """Maps (B, N, C1, H, W) and (B, N, C2, H / 2, W / 2) -> proposals."""
@@ -101,14 +105,22 @@ class ProposalHead(nn.Module):
         rays = self.ray(ray_features(model_from_image, geometry.intrinsics, size))
         shared = self.shared(torch.cat((cells, rays), dim=-1))
         place = self.place(shared)
-        maps = ProposalMaps(self.heat(shared), place[..., :2], place[..., 2] + _USUAL_DEPTH, size)
+        maps = ProposalMaps(
+            self.heat(shared),
+            place[..., :2],
+            place[..., 2] + _USUAL_DEPTH,
+            place[..., 3:6],
+            place[..., 6:],
+            size,
+        )
         with torch.no_grad():
             index = best_cells(maps, geometry.present, self.count)
             low, high = pc_range[:3], pc_range[3:]
             points = place_cells(maps, index, model_from_image, geometry.intrinsics)
             reference = ((points - low) / (high - low)).clamp(0.0, 1.0)
+            shape = shape_cells(maps, index, ray_azimuths(model_from_image, size))
         chosen = shared.gather(1, index[..., None].expand(-1, -1, shared.shape[-1]))
-        return Proposals(reference, self.content(chosen), maps)
+        return Proposals(reference, self.content(torch.cat((chosen, shape), dim=-1)), maps)
 
 
 def ray_features(model_from_image: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> Tensor:
@@ -125,6 +137,24 @@ def ray_features(model_from_image: Tensor, intrinsics: Tensor, size: tuple[int, 
     focal = focal_lengths(intrinsics).log()[..., None, None].expand_as(slope)
     features = (4.0 * slope, camera_height, focal + _USUAL_DEPTH, -inverse.log() - focal, 4.0 * inverse)
     return torch.stack(features, dim=-1).flatten(1, 3)
+
+
+def ray_azimuths(model_from_image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, T) radians, model frame: where the rays of the cells' centres go, seen from above."""
+    height, width = size
+    u = (torch.arange(width, device=model_from_image.device, dtype=torch.float32) + 0.5) * STRIDE
+    v = (torch.arange(height, device=model_from_image.device, dtype=torch.float32) + 0.5) * STRIDE
+    rows = model_from_image[..., :2, :, None, None]
+    way = rows[:, :, :, 0] * u + rows[:, :, :, 1] * v[:, None] + rows[:, :, :, 2]
+    return torch.atan2(way[:, :, 1], way[:, :, 0]).flatten(1)
+
+
+def shape_cells(maps: ProposalMaps, index: Tensor, azimuths: Tensor) -> Tensor:
+    """(B, K, 5) log length, width, height, sine and cosine of the yaw in the model frame, of the cells `index`."""
+    sizes = maps.log_size.gather(1, index[..., None].expand(-1, -1, 3))
+    sine, cosine = maps.heading.gather(1, index[..., None].expand(-1, -1, 2)).unbind(-1)
+    yaw = torch.atan2(sine, cosine) + azimuths.gather(1, index)
+    return torch.cat((sizes, yaw.sin()[..., None], yaw.cos()[..., None]), dim=-1)
 
 
 def best_cells(maps: ProposalMaps, present: Tensor | None, count: int) -> Tensor:

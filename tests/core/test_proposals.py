@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from streampetr_core.model import VARIANTS, FrameGeometry, StreamPETR
-from streampetr_core.model.proposals import STRIDE, ProposalMaps, best_cells, invert, place_cells, ray_features
+from streampetr_core.model.proposals import (
+    STRIDE,
+    ProposalMaps,
+    best_cells,
+    invert,
+    place_cells,
+    ray_azimuths,
+    ray_features,
+    shape_cells,
+)
 
 SIZE = (8, 16)
 CELLS = SIZE[0] * SIZE[1]
@@ -42,6 +51,12 @@ def cameras(mirrored: bool = False) -> FrameGeometry:
     )
 
 
+def empty_maps() -> ProposalMaps:
+    """Maps of two cameras that say 0 everywhere."""
+    of = [torch.zeros(1, 2 * CELLS, *more) for more in ((10,), (2,), (), (3,), (2,))]
+    return ProposalMaps(*of, SIZE)
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_cell_with_shift_and_depth_is_a_point_in_space(mirrored: bool) -> None:
     geometry = cameras(mirrored)
@@ -54,7 +69,7 @@ def test_a_cell_with_shift_and_depth_is_a_point_in_space(mirrored: bool) -> None
         index.append(token)
         shift[0, token] = cell - cell.floor() - 0.5
         log_depth[0, token] = (depth / geometry.intrinsics[0, camera, 1, 1]).log()
-    maps = ProposalMaps(torch.zeros(1, 2 * CELLS, 10), shift, log_depth, SIZE)
+    maps = replace(empty_maps(), shift=shift, log_depth=log_depth)
     found = place_cells(maps, torch.tensor([index]), invert(geometry.image_from_model), geometry.intrinsics)
     torch.testing.assert_close(found[0], points, atol=1e-4, rtol=0)
 
@@ -71,12 +86,42 @@ def test_a_ray_knows_where_it_comes_down_to_the_height_of_objects() -> None:
         assert guesses[0] == pytest.approx(80.0)  # above the horizon: as far as can be
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_heading_along_the_ray_is_a_yaw_in_the_model_frame(mirrored: bool) -> None:
+    """Cars that drive away along the rays of two cells, and one that crosses the second from right to left."""
+    model_from_image = invert(cameras(mirrored).image_from_model)
+    azimuths = ray_azimuths(model_from_image, SIZE)
+    front, back = 4 * SIZE[1] + 7, CELLS + 4 * SIZE[1] + 3
+    ways = [along(model_from_image, cell, 10.0) - along(model_from_image, cell, 5.0) for cell in (front, back)]
+    maps = empty_maps()
+    maps.heading[..., 1] = 1.0
+    found = shape_cells(maps, torch.tensor([[front, back]]), azimuths)[0]
+    for row, way in zip(found, ways, strict=True):
+        torch.testing.assert_close(torch.atan2(row[3], row[4]), torch.atan2(way[1], way[0]), atol=1e-5, rtol=0)
+    assert abs(float(azimuths[0, front])) < 0.3
+    assert abs(float(azimuths[0, back])) > 2.5
+    maps.heading[0, back] = torch.tensor([1.0, 0.0])
+    maps.log_size[0, back] = torch.tensor([1.5, 0.6, 0.4])
+    crossing = shape_cells(maps, torch.tensor([[back]]), azimuths)[0, 0]
+    turned = azimuths[0, back] + torch.pi / 2
+    torch.testing.assert_close(
+        crossing, torch.tensor([1.5, 0.6, 0.4, turned.sin(), turned.cos()]), atol=1e-5, rtol=0
+    )
+
+
+def along(model_from_image: torch.Tensor, token: int, depth: float) -> torch.Tensor:
+    """(3,) the point of that depth on the ray of a cell's centre."""
+    camera, cell = divmod(token, CELLS)
+    u, v = (cell % SIZE[1] + 0.5) * STRIDE, (cell // SIZE[1] + 0.5) * STRIDE
+    return (model_from_image[0, camera] @ torch.tensor([u * depth, v * depth, depth, 1.0]))[:3]
+
+
 def heat_of(*values: tuple[int, int, float]) -> ProposalMaps:
     """Maps of two cameras whose logits are -8 but for (token, class, logit)."""
     heat = torch.full((1, 2 * CELLS, 10), -8.0)
     for token, label, logit in values:
         heat[0, token, label] = logit
-    return ProposalMaps(heat, torch.zeros(1, 2 * CELLS, 2), torch.zeros(1, 2 * CELLS), SIZE)
+    return replace(empty_maps(), heat=heat)
 
 
 def test_cells_are_chosen_by_score_and_only_where_no_neighbour_is_warmer() -> None:

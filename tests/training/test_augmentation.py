@@ -219,7 +219,7 @@ def test_boxes_stay_on_their_pixels(marked: tuple[Frame, FrameTruth], draw: Draw
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS.keys())
 def test_outlines_are_where_their_centers_are(marked: tuple[Frame, FrameTruth], draw: Draw) -> None:
-    """Projecting the augmented 3D boxes gives the augmented 2D centres and depths."""
+    """Projecting the augmented 3D boxes gives the augmented 2D centres and depths, with their boxes' shapes."""
     frame, truth = marked
     example = make_example(frame, truth, draw, replace(TINY, input_size=(256, 704)), all_views=False)
     boxes = example.targets[0].astype(np.float64)
@@ -229,10 +229,11 @@ def test_outlines_are_where_their_centers_are(marked: tuple[Frame, FrameTruth], 
         u, v, depth, _ = example.image_from_model[camera].astype(np.float64) @ points.T
         projected = np.stack([u / depth, v / depth, depth], axis=1)
         centers, depths = example.targets[4][camera], example.targets[5][camera]
-        for center, far in zip(centers, depths, strict=True):
+        for center, far, shape in zip(centers, depths, example.targets[6][camera], strict=True):
             if 0 < center[0] < 704 and 0 < center[1] < 256 and far < 45:
-                nearest = np.abs(projected - [*center, far]).max(axis=1).min()
-                assert nearest < 0.05
+                distances = np.abs(projected - [*center, far]).max(axis=1)
+                assert distances.min() < 0.05
+                np.testing.assert_array_equal(shape, example.targets[0][distances.argmin(), 3:7])
                 seen += 1
         outlines = example.targets[2][camera]
         assert (outlines[:, 2:] - outlines[:, :2] >= 2 - 1e-4).all()

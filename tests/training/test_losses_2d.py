@@ -21,7 +21,9 @@ CELLS = (4, 8)
 
 def make_targets(boxes: Tensor, labels: Tensor, centers: Tensor, counts: tuple[int, ...]) -> Targets2D:
     valid = torch.arange(boxes.shape[1]) < torch.tensor(counts)[:, None]
-    return Targets2D(boxes, labels, centers, torch.ones_like(labels).float(), valid, counts)
+    return Targets2D(
+        boxes, labels, centers, torch.ones_like(labels).float(), torch.ones(*labels.shape, 4), valid, counts
+    )
 
 
 def one_object(box: list[float], center: list[float]) -> Targets2D:

@@ -15,6 +15,7 @@ from training.targets import Targets2D
 SIZE = (4, 8)
 CELLS = SIZE[0] * SIZE[1]
 FOCAL = torch.tensor([100.0, 50.0])
+AZIMUTHS = torch.linspace(-3.0, 3.0, 2 * CELLS)[None]
 CAR, PEDESTRIAN = 1 * 8 + 2, 3 * 8 + 7
 """The cells of the centres."""
 
@@ -26,7 +27,8 @@ def targets() -> Targets2D:
     centers = torch.tensor([[[20.0, 10.0], [64.0, 26.0]], [[0.0, 0.0], [0.0, 0.0]]])
     depths = torch.tensor([[8.0, 4.0], [0.0, 0.0]])
     valid = torch.tensor([[True, True], [False, False]])
-    return Targets2D(boxes, torch.tensor([[0, 8], [0, 0]]), centers, depths, valid, (2, 0))
+    shapes = torch.tensor([[[4.0, 2.0, 1.5, 0.5], [0.7, 0.7, 1.8, -3.0]], [[1.0, 1.0, 1.0, 0.0]] * 2])
+    return Targets2D(boxes, torch.tensor([[0, 8], [0, 0]]), centers, depths, shapes, valid, (2, 0))
 
 
 def maps_of(hot: float = 20.0) -> ProposalMaps:
@@ -38,17 +40,22 @@ def maps_of(hot: float = 20.0) -> ProposalMaps:
     right = (column > 4)[:, None]  # whose cells belong to the pedestrian
     shift = torch.where(right, torch.tensor([63.5, 26.0]) / 8, torch.tensor([20.0, 10.0]) / 8) - middle
     log_depth = torch.where(right[:, 0], math.log(0.04), math.log(0.08))
-    return ProposalMaps(heat, shift[None], log_depth[None], SIZE)
+    log_size = torch.where(right, torch.tensor([0.7, 0.7, 1.8]), torch.tensor([4.0, 2.0, 1.5])).log()
+    seen = torch.where(right[:, 0], -3.0, 0.5) - AZIMUTHS[0]
+    heading = torch.stack((seen.sin(), seen.cos()), dim=-1)
+    return ProposalMaps(heat, shift[None], log_depth[None], log_size[None], heading[None], SIZE)
 
 
 def losses(maps: ProposalMaps) -> dict[str, float]:
-    found = proposal_losses(maps, targets(), FOCAL)
+    found = proposal_losses(maps, targets(), FOCAL, AZIMUTHS)
     return {name.rpartition("_")[2]: float(loss) for name, loss in found.items()}
 
 
 def test_perfect_maps_lose_nothing() -> None:
     """But for the heat of a centre's neighbours, which is wanted to be a Gaussian and counts little."""
-    assert losses(maps_of()) == pytest.approx({"heat": 0.0, "shift": 0.0, "depth": 0.0}, abs=1e-5)
+    assert losses(maps_of()) == pytest.approx(
+        dict.fromkeys(("heat", "shift", "depth", "size", "heading"), 0.0), abs=1e-5
+    )
 
 
 def test_each_error_is_counted_where_it_is_made() -> None:
@@ -64,8 +71,15 @@ def test_each_error_is_counted_where_it_is_made() -> None:
     maps.shift[0, CAR, 0] += 1.0
     maps.log_depth[0, PEDESTRIAN] += math.log(1.5)
     maps.log_depth[0, PEDESTRIAN - 8] += 1.0
+    maps.log_size[0, CAR, 1] -= 0.2
+    maps.heading[0, CAR] *= -1.0
     found = losses(maps)
     assert found["shift"] == pytest.approx(0.75 / car / 2, rel=1e-4)  # smooth L1: 1 - 0.5 / 2
+    assert found["size"] == pytest.approx(0.2 / car / 2, rel=1e-4)
+    turned = 0.5 - float(AZIMUTHS[0, CAR])
+    assert found["heading"] == pytest.approx(
+        2 * (abs(math.sin(turned)) + abs(math.cos(turned))) / car / 2, rel=1e-4
+    )
     assert found["depth"] == pytest.approx((math.log(1.5) + side) / pedestrian / 2, rel=1e-4)
 
 
@@ -73,9 +87,8 @@ def test_cells_without_a_centre_nearby_have_no_place_to_learn() -> None:
     maps = maps_of()
     maps.shift.requires_grad_()
     maps.log_depth.requires_grad_()
-    found = proposal_losses(
-        replace(maps, shift=maps.shift + 0.1, log_depth=maps.log_depth + 0.1), targets(), FOCAL
-    )
+    wrong = replace(maps, shift=maps.shift + 0.1, log_depth=maps.log_depth + 0.1)
+    found = proposal_losses(wrong, targets(), FOCAL, AZIMUTHS)
     (found["proposal_loss_shift"] + found["proposal_loss_depth"]).backward()
     assert maps.shift.grad is not None
     assert maps.log_depth.grad is not None

@@ -122,7 +122,7 @@ def test_cost_2d_of_one_cell() -> None:
     )
     centers = torch.tensor([[[32.0, 8.0]]])
     one = torch.ones(1, 1)
-    targets = Targets2D(truth, torch.tensor([[4]]), centers, one, one.bool(), (1,))
+    targets = Targets2D(truth, torch.tensor([[4]]), centers, one, torch.ones(1, 1, 4), one.bool(), (1,))
     cost = cost_2d(exact, targets, (32, 64), MatchWeights())
     focal = 2.0 * (0.25 - 0.75) * 0.25 * math.log(2.0)
     assert cost.shape == (1, 2, 1)

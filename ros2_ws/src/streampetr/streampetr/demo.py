@@ -19,13 +19,12 @@ from streampetr.demo_pictures import draw_pictures
 from streampetr.graph import BOXES_TOPIC, TRACKS_TOPIC, GraphOptions, nodes
 from streampetr.processes import Processes
 from streampetr_core.boxes import Boxes3D
+from streampetr_core.checkpoint import UNTRAINED
 from streampetr_core.console import parse
 from streampetr_core.errors import StreamPETRError
 
 NODE_START_SECONDS = 60.0
 """Time for the nodes to load the network, on a slow machine."""
-
-UNTRAINED = ("recipe", "random")
 
 
 class DemoError(StreamPETRError):
@@ -47,10 +46,10 @@ class DemoArguments:
     """Folder of tables below `data`."""
     split: str = "mini_val"
     """Split of `data` that is converted and scored."""
-    checkpoint: str = "recipe"
-    """Checkpoint file; "recipe" = fixed untrained weights."""
-    model: str = "tiny"
-    """Network variant."""
+    checkpoint: str = "shipped"
+    """Checkpoint file; "shipped" = this program's; "recipe" and "random" are untrained."""
+    model: str = "auto"
+    """Network variant; auto = what the checkpoint says of itself."""
     seconds: float = 6.0
     """Length of each of the two rendered drives."""
     size: str = "704x396"
@@ -122,9 +121,10 @@ def run_demo(arguments: DemoArguments) -> Report:
 
     out = arguments.out
     trained = arguments.checkpoint not in UNTRAINED
-    Detector.from_checkpoint(arguments.checkpoint, model=arguments.model, device="cpu")  # a wrong one is named now
+    # a wrong one is named now
+    detector = Detector.from_checkpoint(arguments.checkpoint, model=arguments.model, device="cpu")
     root = arguments.data or out / "drive"
-    report = Report(arguments.model, arguments.checkpoint, trained, str(root), arguments.split)
+    report = Report(detector.model_name, detector.weights_name, trained, str(root), arguments.split)
     if arguments.data is None:
         with report.stage("render two drives"):
             options = ["--scenes", "2", "--seconds", f"{arguments.seconds:g}", "--seed", str(arguments.seed)]
@@ -255,7 +255,7 @@ def _score(out: Path, arguments: DemoArguments, root: Path) -> tuple[dict[str, A
 
 
 def _title(report: Report) -> str:
-    weights = Path(report.weights).name if report.trained else "untrained weights: the boxes are noise"
+    weights = report.weights if report.trained else "untrained weights: the boxes are noise"
     return f"streampetr, {report.model}, {weights}"
 
 
@@ -282,8 +282,8 @@ def _print(report: Report, out: Path) -> None:
     console.print(table)
     if not report.trained:
         console.print(
-            "The network's weights are untrained, so its boxes and scores mean nothing yet; "
-            "CHECKPOINT=file takes trained ones."
+            "These weights are untrained, so boxes and scores mean nothing; without CHECKPOINT the demo takes "
+            "trained ones."
         )
     console.print(f"{sum(report.stage_seconds.values()):.0f} s in all")
     console.print(f"pictures: {out}/frame_*.png, video: {out}/drive.mp4, figures: {out}/report.json")
