@@ -20,7 +20,7 @@ from tracking.evaluation import Evaluation, evaluate_detection, evaluate_trackin
 from tracking.tracker import Tracker
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
-REMEMBERED, FORGOTTEN, NO_LINEAGE = "as it is", "memory emptied before every frame", "tracker without lineage"
+REMEMBERED, FORGOTTEN, NO_LINEAGE = "as it is", "memory emptied each frame", "tracker without lineage"
 
 
 @dataclass(frozen=True)
@@ -94,21 +94,20 @@ def score_checkpoint(detector: Detector, out: Path, drives: Drives, shown: Progr
 
 
 def score_table(scores: dict[str, Scores], title: str) -> Table:
-    """One row for each way of use."""
+    """One row a metric, one column for each way of use."""
     table = Table(title=title, title_justify="left")
-    columns = ("mAP", "NDS", "mATE m", "mASE", "mAOE rad", "mAVE m/s", "AMOTA", "AMOTP m", "MOTA", "switches")
     table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for way, item in scores.items():
-        row = [""] * 6
-        if item.detection is not None:
-            summary = item.detection.summary
-            errors = [summary["tp_errors"][name] for name in ("trans_err", "scale_err", "orient_err", "vel_err")]
-            row = [f"{value:.3f}" for value in (summary["mean_ap"], summary["nd_score"], *errors)]
-        tracking = item.tracking.summary
-        row += [f"{tracking[name]:.3f}" for name in ("amota", "amotp", "mota")] + [f"{tracking['ids']:.0f}"]
-        table.add_row(way, *row)
+    for way in scores:
+        table.add_column(way, justify="right")
+    errors = {"mATE, m": "trans_err", "mASE": "scale_err", "mAOE, rad": "orient_err", "mAVE, m/s": "vel_err"}
+    items = scores.values()
+    summaries = [(item.detection.summary if item.detection else None, item.tracking.summary) for item in items]
+    for name, key in {"mAP": "mean_ap", "NDS": "nd_score", **errors}.items():
+        found = [d if d is None else d["tp_errors"][key] if key.endswith("err") else d[key] for d, _ in summaries]
+        table.add_row(name, *("" if value is None else f"{value:.3f}" for value in found))
+    for name, key in {"AMOTA": "amota", "AMOTP, m": "amotp", "MOTA": "mota", "recall": "recall"}.items():
+        table.add_row(name, *(f"{tracking[key]:.3f}" for _, tracking in summaries))
+    table.add_row("identity switches", *(f"{tracking['ids']:.0f}" for _, tracking in summaries))
     return table
 
 
