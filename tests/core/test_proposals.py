@@ -53,8 +53,10 @@ def cameras(mirrored: bool = False) -> FrameGeometry:
 
 def empty_maps() -> ProposalMaps:
     """Maps of two cameras that say 0 everywhere."""
-    of = [torch.zeros(1, 2 * CELLS, *more) for more in ((10,), (2,), (), (3,), (2,))]
-    return ProposalMaps(*of, SIZE)
+    heat, shift, log_depth, log_size, heading = (
+        torch.zeros(1, 2 * CELLS, *more) for more in ((10,), (2,), (), (3,), (2,))
+    )
+    return ProposalMaps(heat, shift, log_depth, log_size, heading, SIZE)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

@@ -29,8 +29,8 @@ def gradients(network: StreamPETR) -> tuple[Tensor, dict[str, Tensor]]:
     torch.manual_seed(2)
     images = torch.randn(2, 1, 3, *network.variant.input_size)
     features = network.extract_features(images)
-    features.square().mean().backward()
-    return features.detach(), {k: p.grad for k, p in network.named_parameters() if p.grad is not None}
+    features.tokens.square().mean().backward()
+    return features.tokens.detach(), {k: p.grad for k, p in network.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("variant", [V299, VITL], ids=["V2-99", "ViT"])
