@@ -115,7 +115,7 @@ def compute_losses(
             (
                 sum(min(count, logits.shape[2]) for count in targets.counts),
                 0 if denoising is None else denoising.count,
-                0 if targets_2d is None else sum(targets_2d.counts),
+                sum(len(labels) for sample in batch.targets for labels in sample.labels_2d),
             )
         )
         mean = (
@@ -142,11 +142,11 @@ def compute_losses(
             two_d = losses_2d(auxiliary, targets_2d, rows[1], image_size, variant.stride, local[2], mean[2])
             losses |= {name: _weights_2d(settings)[name] * loss for name, loss in two_d.items()}
         if outputs.proposals is not None:
-            # labels as the 3D head's, so not the 2D head's targets; divided by this process's own count
+            # labels as the 3D head's, so not the 2D head's targets
             seen = pack_2d(batch.targets, device, tuple(range(logits.shape[-1])))
             maps, geometry = outputs.proposals.maps, batch.geometry
             azimuths = ray_azimuths(invert(geometry.image_from_model), maps.size)
-            found = proposal_losses(maps, seen, focal_lengths(geometry.intrinsics).flatten(), azimuths)
+            found = proposal_losses(maps, seen, focal_lengths(geometry.intrinsics).flatten(), azimuths, local[2])
             losses |= {name: getattr(settings, name.rpartition("_")[2]) * loss for name, loss in found.items()}
     return losses
 

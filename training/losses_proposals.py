@@ -18,7 +18,9 @@ from training.losses_2d import gaussian_focal, gaussians, heat_maps
 from training.targets import Targets2D
 
 
-def proposal_losses(maps: ProposalMaps, targets: Targets2D, focal: Tensor, azimuths: Tensor) -> dict[str, Tensor]:
+def proposal_losses(
+    maps: ProposalMaps, targets: Targets2D, focal: Tensor, azimuths: Tensor, positives: Tensor
+) -> dict[str, Tensor]:
     """The unweighted losses by name.
 
     Every cell learns place and depth of the object whose Gaussian is highest there, weighted by that height as a
@@ -30,6 +32,7 @@ def proposal_losses(maps: ProposalMaps, targets: Targets2D, focal: Tensor, azimu
         targets: labels in the order of the network's classes.
         focal: (I,) focal lengths of the network's images, pixels.
         azimuths: (B, T) of the cells' rays, see `ray_azimuths`.
+        positives: divisor; at least 1.
     """
     height, width = maps.size
     heat, shift, log_depth, log_size, heading, azimuth = (
@@ -42,7 +45,6 @@ def proposal_losses(maps: ProposalMaps, targets: Targets2D, focal: Tensor, azimu
     bells = gaussians(targets, height, width, STRIDE)
     weight, nearest = bells.max(dim=1)
     weight = weight / bells.sum(-1).gather(1, nearest).clamp(min=1.0)
-    count = max(1, sum(targets.counts))
     cells = cell_centers(height, width, heat.device) * heat.new_tensor((width, height))
     wanted_shift = targets.centers.gather(1, nearest[..., None].expand(-1, -1, 2)) / STRIDE - cells
     wanted_depth = (targets.depths.gather(1, nearest).clamp(min=0.1) / focal[:, None]).log()
@@ -55,9 +57,9 @@ def proposal_losses(maps: ProposalMaps, targets: Targets2D, focal: Tensor, azimu
     heading_error = (heading - torch.cat((seen.sin(), seen.cos()), dim=-1)).abs().sum(-1)
     wanted_heat = heat_maps(targets, height, width, STRIDE, heat.shape[-1])
     return {
-        "proposal_loss_heat": gaussian_focal(heat, wanted_heat).sum() / count,
-        "proposal_loss_shift": (shift_error * weight).sum() / count,
-        "proposal_loss_depth": (depth_error * weight).sum() / count,
-        "proposal_loss_size": (size_error * weight).sum() / count,
-        "proposal_loss_heading": (heading_error * weight).sum() / count,
+        "proposal_loss_heat": gaussian_focal(heat, wanted_heat).sum() / positives,
+        "proposal_loss_shift": (shift_error * weight).sum() / positives,
+        "proposal_loss_depth": (depth_error * weight).sum() / positives,
+        "proposal_loss_size": (size_error * weight).sum() / positives,
+        "proposal_loss_heading": (heading_error * weight).sum() / positives,
     }

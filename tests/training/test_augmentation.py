@@ -113,7 +113,7 @@ def test_reference_vectors(golden: Arrays, shared: Path, number: int) -> None:
     np.testing.assert_allclose(np.delete(boxes, 6, 1), np.delete(expected, 6, 1), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(labels, of("gt_labels_3d"))
     for i, name in enumerate(NUSCENES_CAMERAS):
-        for values, kind in zip(views, ("boxes", "labels", "centers", "depths"), strict=True):
+        for values, kind in zip(views[:4], ("boxes", "labels", "centers", "depths"), strict=True):
             expected = of(f"gt2d_{kind}_{name}")
             np.testing.assert_allclose(values[i], expected.reshape(values[i].shape), rtol=1e-5, atol=1e-3)
 

@@ -47,7 +47,7 @@ def maps_of(hot: float = 20.0) -> ProposalMaps:
 
 
 def losses(maps: ProposalMaps) -> dict[str, float]:
-    found = proposal_losses(maps, targets(), FOCAL, AZIMUTHS)
+    found = proposal_losses(maps, targets(), FOCAL, AZIMUTHS, torch.tensor(2.0))
     return {name.rpartition("_")[2]: float(loss) for name, loss in found.items()}
 
 
@@ -88,7 +88,7 @@ def test_cells_without_a_centre_nearby_have_no_place_to_learn() -> None:
     maps.shift.requires_grad_()
     maps.log_depth.requires_grad_()
     wrong = replace(maps, shift=maps.shift + 0.1, log_depth=maps.log_depth + 0.1)
-    found = proposal_losses(wrong, targets(), FOCAL, AZIMUTHS)
+    found = proposal_losses(wrong, targets(), FOCAL, AZIMUTHS, torch.tensor(2.0))
     (found["proposal_loss_shift"] + found["proposal_loss_depth"]).backward()
     assert maps.shift.grad is not None
     assert maps.log_depth.grad is not None

@@ -39,7 +39,7 @@ def test_train_evaluate_and_go_on(toy: RunConfig, rendered_root: Path, capsys: p
     assert "mAVE" in text
     stored = json.loads((out / "config.json").read_text())
     assert stored["config"]["train"]["iterations"] == 4
-    assert stored["resolved"]["rate"] == pytest.approx(4e-4 * 2 / 16)
+    assert stored["resolved"]["rate"] == pytest.approx(6e-4)
 
     folder = out / "evaluations" / "step_00000004"
     scores = json.loads((folder / "scores.json").read_text())
