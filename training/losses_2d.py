@@ -88,10 +88,9 @@ def heat_map(targets: Targets2D, height: int, width: int, stride: int) -> Tensor
     return gaussians(targets, height, width, stride).amax(1)
 
 
-def heat_maps(targets: Targets2D, height: int, width: int, stride: int, classes: int) -> Tensor:
-    """(I, T, classes): as `heat_map`, for every class on its own."""
-    values = gaussians(targets, height, width, stride)
-    index = targets.labels[..., None].expand_as(values)
+def heat_maps(values: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """`gaussians` (I, n, T) of targets with labels (I, n) -> (I, T, classes): the heat map of every class."""
+    index = labels[..., None].expand_as(values)
     maps = values.new_zeros(len(values), classes, values.shape[-1])
     return maps.scatter_reduce(1, index, values, "amax").transpose(1, 2)
 

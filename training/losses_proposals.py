@@ -55,7 +55,7 @@ def proposal_losses(
     size_error = (log_size - shapes[..., :3].clamp(min=0.01).log()).abs().sum(-1)
     seen = shapes[..., 3:] - azimuth
     heading_error = (heading - torch.cat((seen.sin(), seen.cos()), dim=-1)).abs().sum(-1)
-    wanted_heat = heat_maps(targets, height, width, STRIDE, heat.shape[-1])
+    wanted_heat = heat_maps(bells, targets.labels, heat.shape[-1])
     return {
         "proposal_loss_heat": gaussian_focal(heat, wanted_heat).sum() / positives,
         "proposal_loss_shift": (shift_error * weight).sum() / positives,

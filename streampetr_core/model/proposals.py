@@ -123,15 +123,20 @@ class ProposalHead(nn.Module):
         return Proposals(reference, self.content(torch.cat((chosen, shape), dim=-1)), maps)
 
 
+def ray_directions(model_from_image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, N, 3, H, W) where the rays of the cells' centres go, model frame: metres for a metre of depth."""
+    height, width = size
+    u = (torch.arange(width, device=model_from_image.device, dtype=torch.float32) + 0.5) * STRIDE
+    v = (torch.arange(height, device=model_from_image.device, dtype=torch.float32) + 0.5) * STRIDE
+    columns = model_from_image[..., :3, :, None, None]
+    return columns[:, :, :, 0] * u + columns[:, :, :, 1] * v[:, None] + columns[:, :, :, 2]
+
+
 def ray_features(model_from_image: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, T, 5) what a ray says of depth: its slope, the camera's height and focal length, and where it comes down
     to the height of objects' centres, as depth's logarithm and inverse."""
-    height, width = size
-    u = (torch.arange(width, device=intrinsics.device, dtype=torch.float32) + 0.5) * STRIDE
-    v = (torch.arange(height, device=intrinsics.device, dtype=torch.float32) + 0.5) * STRIDE
-    z = model_from_image[..., 2, :, None, None]
-    slope = z[:, :, 0] * u + z[:, :, 1] * v[:, None] + z[:, :, 2]  # metres up for a metre of depth
-    camera_height = z[:, :, 3].expand_as(slope)
+    slope = ray_directions(model_from_image, size)[:, :, 2]  # metres up for a metre of depth
+    camera_height = model_from_image[..., 2, 3, None, None].expand_as(slope)
     drop = (_CENTER_HEIGHT - camera_height).clamp(max=-0.1)
     inverse = (slope / drop).clamp(1.0 / _FARTHEST, 1.0)
     focal = focal_lengths(intrinsics).log()[..., None, None].expand_as(slope)
@@ -141,11 +146,7 @@ def ray_features(model_from_image: Tensor, intrinsics: Tensor, size: tuple[int, 
 
 def ray_azimuths(model_from_image: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, T) radians, model frame: where the rays of the cells' centres go, seen from above."""
-    height, width = size
-    u = (torch.arange(width, device=model_from_image.device, dtype=torch.float32) + 0.5) * STRIDE
-    v = (torch.arange(height, device=model_from_image.device, dtype=torch.float32) + 0.5) * STRIDE
-    rows = model_from_image[..., :2, :, None, None]
-    way = rows[:, :, :, 0] * u + rows[:, :, :, 1] * v[:, None] + rows[:, :, :, 2]
+    way = ray_directions(model_from_image, size)
     return torch.atan2(way[:, :, 1], way[:, :, 0]).flatten(1)
 
 
