@@ -126,7 +126,8 @@ class Golden:
         embedding, reference, timestamp, pose, velocity = (
             self.get(frame, f"memory_{key}") for key in _MEMORY_KEYS
         )
-        return Memory(embedding, reference, timestamp.double(), pose, velocity)
+        unread = (embedding.new_zeros(*embedding.shape[:2], width) for width in (5, 10))
+        return Memory(embedding, reference, timestamp.double(), pose, velocity, next(unread), next(unread))
 
     def denoising(self, frame: int) -> PrependedQueries | None:
         """The denoising queries of a training frame; None in other kinds.

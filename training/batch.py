@@ -27,8 +27,8 @@ class Targets:
         labels_2d: per camera (n,) int64 class, in the order of the variant's class names too.
         centers_2d: per camera (n, 2) projected 3D centre, pixels.
         depths_2d: per camera (n,) metres.
-        shapes_2d: per camera (n, 4) length, width, height and yaw of the 3D box, model frame; empty where unknown,
-            which networks without proposals do not mind.
+        shapes_2d: per camera (n, 6) length, width, height, yaw, vx, vy of the 3D box, model frame; empty where
+            unknown, which networks without proposals do not mind.
     """
 
     boxes: Tensor

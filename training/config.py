@@ -61,6 +61,11 @@ class TrainConfig:
 
     mode: Literal["streaming", "sliding_window", "single_frame"] = "streaming"
     """Decides sampler, frames a step and memory together."""
+    decoder: bool = True
+    """False: only backbone, neck and the cells that queries begin at; for networks with proposals."""
+    keep_features: bool = False
+    """Compute what a frozen backbone and neck see in a frame once, and keep it in memory: tiny's take 1.2 MB a
+    frame. Its images must always look the same, so without augmentation; the world may still turn."""
     window: int | None = None
     """Frames of a sliding window; the published 8 where not given."""
     gradient_frames: int | None = None
@@ -237,6 +242,16 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         made_of = self.variant
+        if not self.train.decoder and not made_of.num_proposals:
+            raise ConfigError(f"train.decoder is off, but model {self.model} has nothing to learn without it")
+        if not self.train.decoder and self.train.mode != "single_frame":
+            raise ConfigError(
+                f"train.decoder is off, so nothing is remembered, but train.mode is {self.train.mode}"
+            )
+        if not self.train.decoder and self.evaluate.every:
+            raise ConfigError("train.decoder is off, so there are no boxes to evaluate; leave evaluate.every at 0")
+        if self.train.keep_features:
+            self._check_same_features()
         if self.data.source == "rendered" and self.train.mode == "sliding_window":
             raise ConfigError("data.source rendered plays videos; use train.mode streaming or single_frame")
         if self.train.mode != "single_frame" and not made_of.temporal:
@@ -249,6 +264,20 @@ class RunConfig:
         """What the network is made of; UnknownVariantError where there is none of that name."""
         return variant(self.model)
 
+    def _check_same_features(self) -> None:
+        drawn, frozen = self.augmentation, self.network.frozen
+        parts = ("img_backbone", "img_neck")
+        moving = [part for part in parts if not any(part.startswith(prefix) for prefix in frozen)]
+        if moving:
+            raise ConfigError(f"train.keep_features, but {moving[0]} learns; add it to network.frozen")
+        if drawn.zoom != (1.0, 1.0) or drawn.shift or drawn.flip or drawn.grid_mask:
+            raise ConfigError(
+                "train.keep_features, but images are drawn anew; give --augmentation.zoom 1 1 "
+                "--augmentation.no-shift --augmentation.flip 0 --augmentation.grid-mask 0"
+            )
+        if self.data.source == "rendered":
+            raise ConfigError("train.keep_features, but data.source rendered shows no frame twice; use tables")
+
     def check_complete(self) -> None:
         """Raise ConfigError where something is missing that no recipe can know."""
         if self.data.source == "tables" and self.data.root is None:
@@ -257,6 +286,11 @@ class RunConfig:
             raise ConfigError("the length is missing; give --train.iterations (or --train.epochs with tables)")
         if self.evaluate.every and self.evaluate.root is None and self.data.root is None:
             raise ConfigError("evaluate.every is set, but evaluate.root is not; give --evaluate.root FOLDER")
+        if self.network.frozen and self.network.weights is None and self.network.backbone is None:
+            raise ConfigError(
+                f"network.frozen keeps {self.network.frozen[0]} as it is, but it would be random; give "
+                "--network.weights FILE or --network.backbone FILE"
+            )
         for name in ("backbone", "weights"):
             path = getattr(self.network, name)
             if path is not None and not path.is_file():

@@ -139,7 +139,7 @@ def make_example(
         [labels[view.rows] for view in views],
         [view.centers for view in views],
         [view.depths for view in views],
-        [boxes[view.rows, 3:7] for view in views],
+        [boxes[view.rows, 3:9] for view in views],
     )
     return Example(
         images=images,

@@ -15,7 +15,7 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from streampetr_core.errors import StreamPETRError
-from streampetr_core.model import AuxiliaryOutputs, FrameOutputs, Variant
+from streampetr_core.model import AuxiliaryOutputs, FrameOutputs, ProposalMaps, Variant
 from streampetr_core.model.proposals import focal_lengths, invert, ray_azimuths
 from training.batch import Batch
 from training.denoising import Denoising
@@ -23,6 +23,9 @@ from training.losses_2d import losses_2d, one_hot
 from training.losses_proposals import proposal_losses
 from training.matching import MatchWeights, assign, cost_2d, cost_3d
 from training.targets import Targets3D, auxiliary_channels, pack_2d, pack_3d
+
+_LEAST_WORTH = 0.01
+"""Of a class at a box far away: still more than background."""
 
 
 class LossError(StreamPETRError):
@@ -34,14 +37,22 @@ class LossSettings:
     """Weights of the losses; the values are the published ones.
 
     Attributes:
+        half_quality: metres between a box and its target at which the class that it shall say is worth a half, at
+            twice that a quarter: scores then tell how well boxes sit. 0 = a whole one wherever the box is, as
+            published.
+        reach: metres between a box and its target beyond which the box learns nothing: a target that no query is
+            near would only push one about. 0 = no limit, as published.
         cls, bbox: 3D, of every decoder layer; also of the denoising queries, times `denoising`.
         cls_2d, bbox_2d, iou_2d, center_2d, centerness_2d: of the 2D head.
-        heat, shift, depth, size, heading: of the cells that queries begin at, in networks with proposals.
+        heat, shift, half, depth, size, axis, heading, speed: of the cells that queries begin at, in networks with
+            proposals.
         matching: weights of the assignment.
         synchronize_all: divide every loss by counts averaged over the processes, so that N processes of B samples
             learn what one of N B samples learns. As published (False) only the L1 losses outside of denoising are.
     """
 
+    half_quality: float = 0.0
+    reach: float = 0.0
     cls: float = 2.0
     bbox: float = 0.25
     denoising: float = 1.0
@@ -52,9 +63,12 @@ class LossSettings:
     centerness_2d: float = 1.0
     heat: float = 1.0
     shift: float = 1.0
+    half: float = 1.0
     depth: float = 2.0
     size: float = 0.5
-    heading: float = 1.0
+    axis: float = 0.5
+    heading: float = 0.5
+    speed: float = 0.1
     matching: MatchWeights = field(default_factory=MatchWeights)
     synchronize_all: bool = False
 
@@ -125,7 +139,9 @@ def compute_losses(
         local = (mean if settings.synchronize_all else own).clamp(min=1.0)
         mean = mean.clamp(min=1.0)
 
-        of_class, of_box = layer_losses(logits, boxes, targets, rows[0], weights)
+        of_class, of_box = layer_losses(
+            logits, boxes, targets, rows[0], weights, settings.half_quality, settings.reach
+        )
         of_class, of_box = settings.cls * of_class / local[0], settings.bbox * of_box / mean[0]
         losses = _named(of_class, of_box, "")
         if denoising is None or outputs.prepended_logits is None or outputs.prepended_boxes is None:
@@ -142,17 +158,34 @@ def compute_losses(
             two_d = losses_2d(auxiliary, targets_2d, rows[1], image_size, variant.stride, local[2], mean[2])
             losses |= {name: _weights_2d(settings)[name] * loss for name, loss in two_d.items()}
         if outputs.proposals is not None:
-            # labels as the 3D head's, so not the 2D head's targets
-            seen = pack_2d(batch.targets, device, tuple(range(logits.shape[-1])))
-            maps, geometry = outputs.proposals.maps, batch.geometry
-            azimuths = ray_azimuths(invert(geometry.image_from_model), maps.size)
-            found = proposal_losses(maps, seen, focal_lengths(geometry.intrinsics).flatten(), azimuths, local[2])
-            losses |= {name: getattr(settings, name.rpartition("_")[2]) * loss for name, loss in found.items()}
+            losses |= map_losses(outputs.proposals.maps, batch, settings, positives=local[2])
     return losses
 
 
+def map_losses(
+    maps: ProposalMaps, batch: Batch, settings: LossSettings, *, positives: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The weighted losses of the cells that queries begin at; `positives` as in `compute_losses`."""
+    device, geometry = maps.heat.device, batch.geometry
+    with torch.autocast(device.type, enabled=False):
+        # labels as the 3D head's, so not the 2D head's targets
+        seen = pack_2d(batch.targets, device, tuple(range(maps.heat.shape[-1])))
+        if positives is None:
+            own = maps.log_depth.new_tensor(float(sum(seen.counts)))
+            positives = (mean_over_processes(own) if settings.synchronize_all else own).clamp(min=1.0)
+        azimuths = ray_azimuths(invert(geometry.image_from_model), maps.size)
+        found = proposal_losses(maps, seen, focal_lengths(geometry.intrinsics).flatten(), azimuths, positives)
+        return {name: getattr(settings, name.rpartition("_")[2]) * loss for name, loss in found.items()}
+
+
 def layer_losses(
-    logits: Tensor, boxes: Tensor, targets: Targets3D, rows: Tensor, code_weights: Tensor
+    logits: Tensor,
+    boxes: Tensor,
+    targets: Targets3D,
+    rows: Tensor,
+    code_weights: Tensor,
+    half_quality: float = 0.0,
+    reach: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Sums of focal and weighted L1 loss for each decoder layer, (L,) and (L,).
 
@@ -160,10 +193,13 @@ def layer_losses(
     count as class but not as box.
     """
     layers = logits.shape[0]
-    positive = one_hot(rows, targets.labels.expand(layers, -1, -1), logits.shape[2:])
-    of_class = sigmoid_focal(logits, positive).sum(dim=(1, 2, 3))
     chosen = boxes.gather(2, rows.clamp(min=0)[..., None].expand(-1, -1, -1, boxes.shape[-1]))
-    of_box = (code_error(chosen, targets.codes, code_weights) * (rows >= 0)).sum(dim=(1, 2))
+    distance = (chosen[..., :2] - targets.codes[..., :2]).detach().norm(dim=-1).nan_to_num(0.0, 0.0)
+    worth = torch.exp2(-distance / half_quality).clamp(min=_LEAST_WORTH) if half_quality > 0 else None
+    wanted = one_hot(rows, targets.labels.expand(layers, -1, -1), logits.shape[2:], worth)
+    of_class = sigmoid_focal(logits, wanted).sum(dim=(1, 2, 3))
+    learns = (rows >= 0) & ((distance < reach) if reach > 0 else True)
+    of_box = (code_error(chosen, targets.codes, code_weights) * learns).sum(dim=(1, 2))
     return of_class, of_box
 
 
@@ -186,12 +222,12 @@ def code_error(boxes: Tensor, codes: Tensor, code_weights: Tensor) -> Tensor:
     return ((boxes - codes).abs() * code_weights).sum(-1) * usable
 
 
-def sigmoid_focal(logits: Tensor, positive: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Focal loss (Lin et al. 2017) element by element; `positive` is 1 or 0."""
-    p = logits.sigmoid()
-    miss = (1.0 - p) * positive + p * (1.0 - positive)
-    balance = alpha * positive + (1.0 - alpha) * (1.0 - positive)
-    entropy = functional.binary_cross_entropy_with_logits(logits, positive, reduction="none")
+def sigmoid_focal(logits: Tensor, wanted: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss (Lin et al. 2017) element by element; `wanted` is 0, 1 or, as in the quality focal loss (Li et
+    al. 2020, arXiv:2006.04388), between."""
+    miss = (wanted - logits.sigmoid()).abs()
+    balance = torch.where(wanted > 0, alpha, 1.0 - alpha)
+    entropy = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
     return entropy * balance * miss**gamma
 
 

@@ -5,6 +5,7 @@ Legend: `I` images, `T` = h w image cells, `n` targets of the fullest image.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -35,10 +36,23 @@ def proposal_losses(
         positives: divisor; at least 1.
     """
     height, width = maps.size
-    heat, shift, log_depth, log_size, heading, azimuth = (
+    heat, shift, log_half, log_depth, log_size, axis, heading, speed, azimuth = (
         x.float().reshape(len(focal), height * width, -1)
-        for x in (maps.heat, maps.shift, maps.log_depth, maps.log_size, maps.heading, azimuths)
+        for x in (
+            maps.heat,
+            maps.shift,
+            maps.log_half,
+            maps.log_depth,
+            maps.log_size,
+            maps.axis,
+            maps.heading,
+            maps.speed,
+            azimuths,
+        )
     )
+    # outlines end at the border and so do their centres; there the centre lies in another camera's image
+    across = targets.centers[..., 0]
+    targets = replace(targets, valid=targets.valid & (across > 0.0) & (across < width * STRIDE))
     # a centre on the right or lower border belongs to the last cell
     border = heat.new_tensor((width, height)) * STRIDE - 0.5
     targets = replace(targets, centers=torch.minimum(targets.centers, border))
@@ -51,15 +65,24 @@ def proposal_losses(
     # far from the centre the shift may be many cells: no outlier shall rule
     shift_error = functional.smooth_l1_loss(shift, wanted_shift, reduction="none", beta=0.5).sum(-1)
     depth_error = (log_depth[..., 0] - wanted_depth).abs()
-    shapes = targets.shapes.gather(1, nearest[..., None].expand(-1, -1, 4))
-    size_error = (log_size - shapes[..., :3].clamp(min=0.01).log()).abs().sum(-1)
-    seen = shapes[..., 3:] - azimuth
-    heading_error = (heading - torch.cat((seen.sin(), seen.cos()), dim=-1)).abs().sum(-1)
+    shapes = targets.shapes.gather(1, nearest[..., None].expand(-1, -1, 6))
+    wanted_size = shapes[..., :3].clamp(min=0.01).log()
+    size_error = (log_size - wanted_size).abs().sum(-1)
+    wanted_half = wanted_size[..., 2] - math.log(2.0) - wanted_depth - focal.log()[:, None]
+    half_error = (log_half[..., 0] - wanted_half).abs()
+    seen = shapes[..., 3:4] - azimuth
+    axis_error = (axis - torch.cat(((2.0 * seen).sin(), (2.0 * seen).cos()), dim=-1)).abs().sum(-1)
+    # squares: where front and back look alike the mean of both is wanted, not one of them
+    heading_error = (heading - torch.cat((seen.sin(), seen.cos()), dim=-1)).square().sum(-1)
+    speed_error = (speed[..., 0] - shapes[..., 4:].norm(dim=-1)).abs()
     wanted_heat = heat_maps(bells, targets.labels, heat.shape[-1])
     return {
         "proposal_loss_heat": gaussian_focal(heat, wanted_heat).sum() / positives,
         "proposal_loss_shift": (shift_error * weight).sum() / positives,
+        "proposal_loss_half": (half_error * weight).sum() / positives,
         "proposal_loss_depth": (depth_error * weight).sum() / positives,
         "proposal_loss_size": (size_error * weight).sum() / positives,
+        "proposal_loss_axis": (axis_error * weight).sum() / positives,
         "proposal_loss_heading": (heading_error * weight).sum() / positives,
+        "proposal_loss_speed": (speed_error * weight).sum() / positives,
     }

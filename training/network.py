@@ -19,11 +19,13 @@ _IN_HALF = (
     "img_backbone",
     "img_neck",
     "img_roi_head",
-    *(f"pts_bbox_head.proposals.{part}" for part in ("fine", "coarse", "mix")),
+    "pts_bbox_head.proposals.trunk",
     "pts_bbox_head.transformer.decoder",
 )
 """Parts that autocast may compute in half precision. The rest works with metres, seconds and logits of positions,
 for which half precision is too coarse: at 50 m its steps are 3 to 25 cm."""
+IMAGES_PART = ("img_backbone", "img_neck", "pts_bbox_head.proposals.trunk")
+"""What looks at the images alone; it learns without the decoder."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -57,6 +59,10 @@ def prepare_network(
     for name, parameter in network.named_parameters():
         if any(name.startswith(prefix) for prefix in network_config.frozen):
             parameter.requires_grad_(False)
+    if not config.decoder:
+        for name, parameter in network.named_parameters():
+            if not name.startswith(IMAGES_PART):
+                parameter.requires_grad_(False)
     if network_config.batch_norm == "frozen":
         for norm in _batch_norms(network):
             norm.requires_grad_(False)

@@ -22,6 +22,7 @@ from training.config import (
 )
 from training.denoising import DenoisingSettings
 from training.losses import LossSettings
+from training.network import IMAGES_PART
 
 _R50 = RunConfig(
     model="r50_704_900q",
@@ -72,25 +73,26 @@ _SINGLE = replace(
 _TINY_SINGLE = RunConfig(
     model="tiny",
     data=DataConfig(version="v1.0-trainval", split="rendered", workers=2, all_views=False),
-    # mirrored images of boxes that are not: a car that drives to the left looks as if to the right
-    augmentation=Augmentation(flip=0.0, grid_mask=0.0),
+    # mirrored images of boxes that are not: a car that drives to the left looks as if to the right; a scaled world
+    # is one in which objects of the same look are elsewhere
+    augmentation=Augmentation(zoom=(0.9, 1.15), flip=0.0, scale=(1.0, 1.0), grid_mask=0.0),
     # a CPU multiplies bf16 twice as fast
-    train=TrainConfig(mode="single_frame", batch=4, iterations=3000, precision="bf16"),
+    train=TrainConfig(mode="single_frame", decoder=False, batch=4, iterations=10000, precision="bf16"),
     # from nothing: batch norm has no statistics to trust yet, and no part is ahead of the others
     network=NetworkConfig(batch_norm="train", average=0.999),
-    optimizer=OptimizerConfig(rate=6e-4, reference_batch=0, multipliers=(), warm_up=100, final=0.2),
-    # Adam does not care how heavy the losses are that the decoder alone learns from; the backbone does, and what
-    # it has to learn first is to find things in images
-    loss=LossSettings(heat=10.0, shift=4.0, depth=8.0, size=2.0, heading=4.0),
+    optimizer=OptimizerConfig(rate=8e-4, reference_batch=0, multipliers=(), warm_up=100, final=0.05),
+    loss=LossSettings(heat=1.0, shift=0.4, half=1.0, depth=1.0, size=0.2, axis=0.3, heading=0.3, speed=0.1),
     denoising=DenoisingSettings(groups=0),
     checkpoint=CheckpointConfig(every=250, half=True),
 )
 _TINY = replace(
     _TINY_SINGLE,
-    train=replace(_TINY_SINGLE.train, mode="streaming"),
-    optimizer=replace(_TINY_SINGLE.optimizer, final=1e-3),
-    loss=LossSettings(heat=4.0, shift=2.0, depth=4.0, size=1.0, heading=2.0),
-    denoising=DenoisingSettings(groups=2),
+    train=replace(_TINY_SINGLE.train, mode="streaming", decoder=True, keep_features=True, iterations=8000),
+    augmentation=replace(_TINY_SINGLE.augmentation, zoom=(1.0, 1.0), shift=False),
+    # what the images' part has learned stays: without its backward pass there is time for twice as many frames
+    network=NetworkConfig(frozen=IMAGES_PART, average=0.999),
+    optimizer=replace(_TINY_SINGLE.optimizer, rate=5e-4, final=1e-3),
+    loss=replace(_TINY_SINGLE.loss, half_quality=1.0, reach=4.0),
 )
 
 RECIPES: dict[str, tuple[RunConfig, str]] = {
@@ -111,8 +113,11 @@ RECIPES: dict[str, tuple[RunConfig, str]] = {
         replace(_SINGLE, model="focal_petr_r50_704"),
         "FocalPETR, single frames, 24 epochs; pretraining",
     ),
-    "tiny_single": (_TINY_SINGLE, "the demo's network on single rendered frames, from nothing"),
-    "tiny": (_TINY, "the same with its memory; begin with the weights of tiny_single"),
+    "tiny_single": (
+        _TINY_SINGLE,
+        "the images' part of the demo's network on single rendered frames, from nothing",
+    ),
+    "tiny": (_TINY, "its decoder and memory; begin with the weights of tiny_single"),
 }
 """name -> (configuration, one line about it)."""
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from streampetr_core.model import Memory, StreamPETR
+from streampetr_core.model import ImageFeatures, Memory, StreamPETR
 from training.batch import Batch
 from training.config import RunConfig
 from training.denoising import Denoising, denoising_queries
 from training.grid_mask import grid_mask
-from training.losses import compute_losses
+from training.losses import compute_losses, map_losses
 from training.network import training_mode
 from training.targets import Targets3D, pack_3d
 
@@ -38,6 +38,7 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.network, self.config, self.slots = network, config, slots
         self.playing = config.train.playing()
+        self._kept: dict[str, ImageFeatures] = {}
 
     def forward(
         self,
@@ -82,10 +83,19 @@ class TrainingStep(nn.Module):
         config, network = self.config, self.network
         # one mask for all frames of a step, as for all cameras
         images = grid_mask(batch.images, config.augmentation.grid_mask, (config.train.seed, where[0]))
+        if not config.train.decoder:
+            maps = network.propose(images, batch.geometry).maps
+            mark("forward")
+            losses = map_losses(maps, batch, config.loss)
+            mark("loss")
+            return losses, None
         targets = pack_3d(batch.targets, images.device)
         denoising = self._denoising(targets, where)
-        outputs = network.forward_frame(
-            images, batch.geometry, memory, prepended=None if denoising is None else denoising.queries
+        outputs = network.forward_features(
+            self._features(images, batch.tokens),
+            batch.geometry,
+            memory,
+            prepended=None if denoising is None else denoising.queries,
         )
         auxiliary = None if network.img_roi_head is None else network.img_roi_head(outputs.features.flatten(0, 1))
         mark("forward")
@@ -94,6 +104,20 @@ class TrainingStep(nn.Module):
         )
         mark("loss")
         return losses, outputs.memory
+
+    def _features(self, images: Tensor, tokens: tuple[str, ...]) -> ImageFeatures:
+        if not self.config.train.keep_features:
+            return self.network.extract_features(images)
+        new = [row for row, token in enumerate(tokens) if token not in self._kept]
+        if new:
+            found = self.network.extract_features(images[new])
+            for place, row in enumerate(new):
+                self._kept[tokens[row]] = found.map(lambda x, place=place: x[place].bfloat16())
+        kept = [self._kept[token] for token in tokens]
+        fine = [item.fine for item in kept if item.fine is not None]
+        return ImageFeatures(
+            torch.stack([item.tokens for item in kept]).float(), torch.stack(fine).float() if fine else None
+        )
 
     def _denoising(self, targets: Targets3D, where: tuple[int, int]) -> Denoising | None:
         settings = self.config.denoising

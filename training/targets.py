@@ -46,7 +46,7 @@ class Targets2D:
         labels: (I, n) channel of the 2D head.
         centers: (I, n, 2) pixels.
         depths: (I, n) metres.
-        shapes: (I, n, 4) length, width, height and yaw of the 3D boxes, model frame; ones where unknown.
+        shapes: (I, n, 6) length, width, height, yaw, vx and vy of the 3D boxes, model frame; ones where unknown.
         valid: (I, n) bool, False where padded.
         counts: of each image.
     """
@@ -80,8 +80,8 @@ def pack_2d(targets: Sequence[Targets], device: torch.device, channel_of_label: 
     labels = channels[_pad([x for t in targets for x in t.labels_2d], ())].to(device, non_blocking=True)
     centers = _pad([x.float() for t in targets for x in t.centers_2d], (2,)).to(device, non_blocking=True)
     depths = _pad([x.float() for t in targets for x in t.depths_2d], ()).to(device, non_blocking=True)
-    shapes = [x for t in targets for x in t.shapes_2d or [x.new_ones(len(x), 4) for x in t.boxes_2d]]
-    shapes = _pad([x.float() for x in shapes], (4,)).to(device, non_blocking=True)
+    shapes = [x for t in targets for x in t.shapes_2d or [x.new_ones(len(x), 6) for x in t.boxes_2d]]
+    shapes = _pad([x.float() for x in shapes], (6,)).to(device, non_blocking=True)
     valid = _valid(counts, boxes.shape[1]).to(device, non_blocking=True)
     return Targets2D(boxes, labels, centers, depths, shapes, valid, counts)
 

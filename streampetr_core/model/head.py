@@ -8,15 +8,25 @@ queries prepended by training, `L` fresh queries (learned ones, then proposals),
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from streampetr_core.model.coder import place_boxes
+from streampetr_core.model.counterparts import Counterparts
 from streampetr_core.model.decoder import Decoder, Transformer
 from streampetr_core.model.layers import ConditionalNorm, FeatureGate, mlp, modulate
-from streampetr_core.model.memory import Memory, empty_memory, enter_frame, fill_pseudo_points, leave_frame
+from streampetr_core.model.memory import (
+    Memory,
+    carried_boxes,
+    empty_memory,
+    enter_frame,
+    fill_pseudo_points,
+    leave_frame,
+)
 from streampetr_core.model.position_embedding import (
     FrameGeometry,
     PositionEncoding,
@@ -28,6 +38,9 @@ from streampetr_core.model.position_embedding import (
 from streampetr_core.model.proposals import ProposalHead, Proposals
 from streampetr_core.model.queries import age_embedding, motion_embedding, reference_embedding, rest_embedding
 from streampetr_core.model.variants import Variant
+
+_BOX = 7
+"""Numbers of a box that a query begins with, beside its place."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,10 @@ class ImageFeatures:
 
     tokens: Tensor
     fine: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> ImageFeatures:
+        """The features with `function` applied to every tensor."""
+        return ImageFeatures(function(self.tokens), None if self.fine is None else function(self.fine))
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,28 @@ class FrameOutputs:
     proposals: Proposals | None = None
 
 
+@dataclass(frozen=True)
+class _Queries:
+    """content, position (B, Q, C), reference (B, Q, 3) in fractions, and the boxes (B, Q, 7) that queries begin
+    with (log length, width, height, sine and cosine of the yaw, vx, vy) and their scores (B, Q, classes) in
+    networks that correct them."""
+
+    content: Tensor
+    position: Tensor
+    reference: Tensor
+    box: Tensor | None
+    scores: Tensor | None
+
+    def and_then(self, other: _Queries) -> _Queries:
+        return _Queries(
+            torch.cat((self.content, other.content), dim=1),
+            torch.cat((self.position, other.position), dim=1),
+            torch.cat((self.reference, other.reference), dim=1),
+            _both(self.box, other.box),
+            _both(self.scores, other.scores),
+        )
+
+
 class Head(nn.Module):
     """StreamPETR's head; without a memory it is PETR's. `in_dims`, `fine_dims`: channels of the features."""
 
@@ -104,7 +143,7 @@ class Head(nn.Module):
         depths = depth_bins(variant.depth_start, variant.position_range[3], variant.num_depths)
         self.register_buffer("coords_d", depths)
         # one module under several names: the layers share their heads
-        cls_branch, reg_branch = _class_branch(dims, classes), _box_branch(dims)
+        cls_branch, reg_branch = _class_branch(dims, classes), _box_branch(dims, variant.refines_boxes)
         self.cls_branches = nn.ModuleList([cls_branch] * variant.num_layers)
         self.reg_branches = nn.ModuleList([reg_branch] * variant.num_layers)
         self.position_encoder = mlp(3 * variant.num_depths, 4 * dims, dims)
@@ -123,6 +162,9 @@ class Head(nn.Module):
             self.time_embedding = nn.Sequential(nn.Linear(dims, dims), nn.LayerNorm(dims))
             self.ego_pose_pe = ConditionalNorm(180, dims)
             self.ego_pose_memory = ConditionalNorm(180, dims)
+            if variant.refines_boxes:
+                self.carried_box = nn.Linear(_BOX + classes, dims)
+                self.counterparts = Counterparts(dims, classes)
         decoder = Decoder(dims, variant.num_heads, variant.feedforward_dims, variant.num_layers, variant.dropout)
         self.transformer = Transformer(decoder)
 
@@ -133,6 +175,11 @@ class Head(nn.Module):
         )
         gamma, beta = self.spatial_alignment.modulation(ray_cone(points, geometry.intrinsics))
         return PositionEncoding(self.position_encoder(ray_features(points)), gamma, beta)
+
+    def propose(self, features: ImageFeatures, geometry: FrameGeometry) -> Proposals:
+        """Where the image's own queries begin, in networks with proposals."""
+        assert features.fine is not None
+        return self.proposals(features.fine, features.tokens, geometry, self.pc_range)
 
     def forward(
         self,
@@ -158,21 +205,25 @@ class Head(nn.Module):
             num_prepended = prepended.reference.shape[1]
             reference = torch.cat((prepended.reference, reference), dim=1)
         content = reference.new_zeros(batch, reference.shape[1], self.variant.embed_dims)
+        box = scores = None
+        if self.variant.refines_boxes:
+            box = reference.new_zeros(batch, reference.shape[1], _BOX)
+            scores = reference.new_zeros(batch, reference.shape[1], len(self.variant.class_names))
         proposals = None
         if features.fine is not None:
-            proposals = self.proposals(features.fine, features.tokens, geometry, self.pc_range)
+            proposals = self.propose(features, geometry)
             reference = torch.cat((reference, proposals.reference), dim=1)
             content = torch.cat((content, proposals.content), dim=1)
-        query_position = self._place(reference)
+            box = _both(box, proposals.shape)
+            scores = _both(scores, proposals.logits.detach().sigmoid())
+        queries = _Queries(content, self._place(reference), reference, box, scores)
         past = past_position = entered = None
         if self.variant.temporal:
             entered = self._enter(memory, geometry, tokens)
-            content, query_position, reference, past, past_position = self._align(
-                entered, content, query_position, reference
-            )
+            queries, past, past_position = self._align(entered, queries)
         decoded = self.transformer.decoder(
-            content,
-            query_position,
+            queries.content,
+            queries.position,
             tokens,
             token_position,
             past,
@@ -182,12 +233,14 @@ class Head(nn.Module):
             last_only,
         )
         logits = self.cls_branches[0](decoded)
-        boxes = place_boxes(self.reg_branches[0](decoded), reference, self.pc_range)
+        boxes = place_boxes(self.reg_branches[0](decoded), queries.reference, self.pc_range)
+        if queries.box is not None:
+            boxes = boxes + functional.pad(queries.box, (3, 0))
         own = slice(num_prepended, None)
-        next_memory = queries = None
+        next_memory = kept = None
         if entered is not None:
             after = geometry.timestamp if geometry.timestamp_after is None else geometry.timestamp_after
-            next_memory, queries = leave_frame(
+            next_memory, kept = leave_frame(
                 entered,
                 decoded[-1][:, own],
                 logits[-1][:, own],
@@ -200,7 +253,7 @@ class Head(nn.Module):
             logits[:, :, own],
             boxes[:, :, own],
             next_memory,
-            queries,
+            kept,
             logits[:, :, :num_prepended] if num_prepended else None,
             boxes[:, :, :num_prepended] if num_prepended else None,
             features.tokens,
@@ -214,7 +267,8 @@ class Head(nn.Module):
         """The memory in this frame, filled with the pseudo points where it starts."""
         batch, length = like.shape[0], self.variant.memory_length
         if memory is None:
-            memory = empty_memory(batch, length, self.variant.embed_dims, like.device)
+            classes = len(self.variant.class_names)
+            memory = empty_memory(batch, length, self.variant.embed_dims, classes, like.device)
             starts = like.new_ones(batch)
         else:
             memory = enter_frame(memory, length, geometry.model_from_world, geometry.timestamp, geometry.continues)
@@ -224,28 +278,46 @@ class Head(nn.Module):
         low, high = self.pc_range[:3], self.pc_range[3:]
         return fill_pseudo_points(memory, self.pseudo_reference_points.weight * (high - low) + low, starts)
 
-    def _align(
-        self, memory: Memory, content: Tensor, query_position: Tensor, reference: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Give queries and memory their motion and age; the first K memory entries become queries."""
+    def _align(self, memory: Memory, fresh: _Queries) -> tuple[_Queries, Tensor, Tensor]:
+        """Give queries and memory their motion and age; the first K memory entries become queries.
+
+        Returns all queries, and content and position (B, M - K, C) of the rest of the memory.
+        """
         dims, count = self.variant.embed_dims, self.variant.num_propagated
         low, high = self.pc_range[:3], self.pc_range[3:]
-        past_reference = (memory.reference - low) / (high - low)
+        place, box, scores = memory.reference, None, None
+        if self.variant.refines_boxes:
+            carried, box = carried_boxes(memory.map(lambda x: x[:, :count]))
+            scores = memory.scores[:, :count]
+            place = torch.cat((carried, place[:, count:]), dim=1)
+        past_reference = (place - low) / (high - low)
         motion = motion_embedding(memory.velocity, memory.timestamp, memory.pose)
-        rest = rest_embedding(content)
+        rest = rest_embedding(fresh.content)
         age = self.time_embedding(age_embedding(memory.timestamp, dims))
         no_age = self.time_embedding(age_embedding(memory.timestamp.new_zeros(1, 1, 1), dims))
-        query_position = self.ego_pose_pe(query_position, rest) + no_age
-        content = self.ego_pose_memory(content, rest)
+        fresh = _Queries(
+            self.ego_pose_memory(fresh.content, rest),
+            self.ego_pose_pe(fresh.position, rest) + no_age,
+            fresh.reference,
+            fresh.box,
+            fresh.scores,
+        )
         past_position = self.ego_pose_pe(self._place(past_reference), motion) + age
         past = self.ego_pose_memory(memory.embedding, motion)
-        return (
-            torch.cat((content, past[:, :count]), dim=1),
-            torch.cat((query_position, past_position[:, :count]), dim=1),
-            torch.cat((reference, past_reference[:, :count]), dim=1),
-            past[:, count:],
-            past_position[:, count:],
-        )
+        first = past[:, :count]
+        if box is not None and scores is not None:
+            first = first + self.carried_box(torch.cat((box, scores), dim=-1))
+        propagated = _Queries(first, past_position[:, :count], past_reference[:, :count], box, scores)
+        queries = fresh.and_then(propagated)
+        if queries.box is not None and queries.scores is not None:
+            metres = queries.reference * (high - low) + low
+            told = self.counterparts(queries.content, metres, queries.box, queries.scores, fresh.content.shape[1])
+            queries = replace(queries, content=queries.content + told)
+        return queries, past[:, count:], past_position[:, count:]
+
+
+def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else torch.cat((first, second), dim=1)
 
 
 def _token_mask(present: Tensor, tokens_per_camera: int) -> Tensor:
@@ -267,5 +339,9 @@ def _class_branch(dims: int, classes: int) -> nn.Sequential:
     )
 
 
-def _box_branch(dims: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(dims, dims), nn.ReLU(), nn.Linear(dims, dims), nn.ReLU(), nn.Linear(dims, 10))
+def _box_branch(dims: int, corrects: bool) -> nn.Sequential:
+    last = nn.Linear(dims, 10)
+    if corrects:  # nothing, until it has learned better
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(dims, dims), nn.ReLU(), nn.Linear(dims, dims), nn.ReLU(), last)

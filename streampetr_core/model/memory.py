@@ -6,10 +6,11 @@ Legend: `B` batch, `M` entries (newest first), `K` entries a frame adds, `Q` que
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Memory:
         timestamp: (B, M, 1) float64 seconds: the age inside a frame, age minus the frame's time between frames.
         pose: (B, M, 4, 4) model frame of the entry's time to the present frame (inside) or the world (between).
         velocity: (B, M, 2) metres per second, in the axes of the frame that predicted it, on purpose.
+        shape: (B, M, 5) log length, width, height, sine and cosine of the yaw in the same axes; published networks
+            read neither it nor the scores.
+        scores: (B, M, classes).
     """
 
     embedding: Tensor
@@ -29,6 +33,8 @@ class Memory:
     timestamp: Tensor
     pose: Tensor
     velocity: Tensor
+    shape: Tensor
+    scores: Tensor
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Memory:
         """The memory with `function` applied to every tensor."""
@@ -38,7 +44,7 @@ class Memory:
         return self.embedding.shape[1]
 
 
-def empty_memory(batch: int, length: int, dims: int, device: torch.device) -> Memory:
+def empty_memory(batch: int, length: int, dims: int, classes: int, device: torch.device) -> Memory:
     """All zeros, as in training: also the poses."""
     zeros = torch.zeros
     return Memory(
@@ -47,6 +53,8 @@ def empty_memory(batch: int, length: int, dims: int, device: torch.device) -> Me
         zeros(batch, length, 1, device=device, dtype=torch.float64),
         zeros(batch, length, 4, 4, device=device),
         zeros(batch, length, 2, device=device),
+        zeros(batch, length, 5, device=device),
+        zeros(batch, length, classes, device=device),
     )
 
 
@@ -61,6 +69,8 @@ def enter_frame(
         memory.timestamp + timestamp[:, None, None],
         model_from_world[:, None] @ memory.pose,
         memory.velocity,
+        memory.shape,
+        memory.scores,
     )
     if continues is None:
         return aligned
@@ -75,7 +85,22 @@ def fill_pseudo_points(memory: Memory, points: Tensor, starts: Tensor) -> Memory
     identity = torch.eye(4, dtype=points.dtype, device=points.device)
     reference = torch.cat((memory.reference[:, :count] + start * points, memory.reference[:, count:]), dim=1)
     pose = torch.cat((memory.pose[:, :count] + start[..., None] * identity, memory.pose[:, count:]), dim=1)
-    return Memory(memory.embedding, reference, memory.timestamp, pose, memory.velocity)
+    return replace(memory, reference=reference, pose=pose)
+
+
+def carried_boxes(memory: Memory) -> tuple[Tensor, Tensor]:
+    """Boxes of a memory inside a frame, where their velocity has carried them.
+
+    Returns:
+        (B, M, 3) metres, and (B, M, 7): log length, width, height, sine and cosine of the yaw, vx, vy; all in the
+        axes of the present frame.
+    """
+    turn = memory.pose[..., :2, :2]
+    sine_cosine = (turn @ memory.shape[..., [4, 3], None])[..., 0].flip(-1)
+    velocity = (turn @ memory.velocity[..., None])[..., 0]
+    place = memory.reference[..., :2] + velocity * memory.timestamp.to(velocity.dtype)
+    box = torch.cat((memory.shape[..., :3], sine_cosine, velocity), dim=-1)
+    return torch.cat((place, memory.reference[..., 2:]), dim=-1), box
 
 
 def leave_frame(
@@ -92,10 +117,11 @@ def leave_frame(
     `embedding` (B, Q, C), `logits` (B, Q, classes) and `boxes` (B, Q, 10) are the last decoder layer's. The result
     has K + M entries; the next frame drops the oldest.
     """
-    score = logits.sigmoid().amax(dim=-1)
-    index = score.topk(count, dim=1).indices
+    scores = logits.sigmoid()
+    index = scores.amax(dim=-1).topk(count, dim=1).indices
     chosen = boxes.gather(1, index[..., None].expand(-1, -1, boxes.shape[-1]))
     batch = embedding.shape[0]
+    shape = torch.cat((chosen[..., 3:6], functional.normalize(chosen[..., 6:8], dim=-1)), dim=-1)
     identity = torch.eye(4, dtype=memory.pose.dtype, device=memory.pose.device).expand(batch, count, 4, 4)
     best = embedding.gather(1, index[..., None].expand(-1, -1, embedding.shape[-1]))
     joined = Memory(
@@ -104,6 +130,8 @@ def leave_frame(
         torch.cat((memory.timestamp.new_zeros(batch, count, 1), memory.timestamp), 1),
         torch.cat((identity, memory.pose), 1),
         torch.cat((chosen[..., -2:], memory.velocity), 1),
+        torch.cat((shape, memory.shape), 1),
+        torch.cat((scores.gather(1, index[..., None].expand(-1, -1, scores.shape[-1])), memory.scores), 1),
     ).map(Tensor.detach)
     return (
         Memory(
@@ -112,6 +140,8 @@ def leave_frame(
             joined.timestamp - timestamp[:, None, None],
             world_from_model[:, None] @ joined.pose,
             joined.velocity,
+            joined.shape,
+            joined.scores,
         ),
         index,
     )

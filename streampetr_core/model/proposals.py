@@ -24,15 +24,20 @@ from streampetr_core.model.position_embedding import FrameGeometry
 
 STRIDE = 8
 """Pixels of the network's image a cell: half of the tokens'."""
-_USUAL_DEPTH = math.log(20.0 / 330.0)
-"""Log of depth over focal length where the network says 0: 20 m in images of a focal length of 330 pixels."""
+_USUAL_HALF_HEIGHT = math.log(8.0)
+"""Log of the pixels from an object's centre to the ground below it where the network says 0."""
+_GROUND = -1.84
+"""Metres, model frame: the ground below a lidar on the roof (nuScenes). Where it lies elsewhere, or is not flat,
+the network's own correction of the depth has more to learn."""
+_FARTHEST = 80.0
 _DEPTHS = (math.log(0.1), math.log(1000.0))
 """Untrained networks say anything; infinity would not come back from the range's border."""
-_CENTER_HEIGHT = -1.0
-"""Metres, model frame (a lidar on the roof): about where objects' centres are. The depth at which a cell's ray
-gets there is a first guess, which the network is told."""
-_FARTHEST = 80.0
 _RAY_FEATURES = 5
+_NUMBERS = 13
+"""A cell's outputs beside the heat: shift 2, half height, size 3, axis 2, heading 2, trust and correction of the
+depth, speed."""
+_USUAL_SPEED = 4.0
+"""Metres per second where the network says 1."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +47,25 @@ class ProposalMaps:
     Attributes:
         heat: (B, T, classes) logits: the projected centre of an object of the class lies here.
         shift: (B, T, 2) from the cell's centre to the projected centre, cells, x and y.
+        log_half: (B, T) logarithm of half the object's height over its depth: the slope between the rays to its
+            centre and to the ground below it.
         log_depth: (B, T) logarithm of the depth, in metres, divided by the camera's focal length in pixels.
         log_size: (B, T, 3) logarithms of length, width, height.
-        heading: (B, T, 2) sine and cosine of the yaw as seen along the cell's ray: yaw minus the ray's azimuth.
+        axis: (B, T, 2) sine and cosine of twice the yaw as seen along the cell's ray (yaw minus the ray's
+            azimuth): the same for both ways that an object can face along its axis.
+        heading: (B, T, 2) sine and cosine of that yaw itself, short where front and back are hard to tell.
+        speed: (B, T) metres per second, the way that the object faces.
         size: H and W.
     """
 
     heat: Tensor
     shift: Tensor
+    log_half: Tensor
     log_depth: Tensor
     log_size: Tensor
+    axis: Tensor
     heading: Tensor
+    speed: Tensor
     size: tuple[int, int]
 
 
@@ -63,16 +76,47 @@ class Proposals:
     Attributes:
         reference: (B, K, 3) fractions of pc_range, clipped to it; without gradient.
         content: (B, K, C).
+        logits: (B, K, classes) heat of the cells.
+        shape: (B, K, 7) log length, width, height, sine and cosine of the yaw, vx and vy in the model frame;
+            without gradient.
         maps: of all cells.
     """
 
     reference: Tensor
     content: Tensor
+    logits: Tensor
+    shape: Tensor
     maps: ProposalMaps
+
+
+class ProposalTrunk(nn.Module):
+    """The map of stride 8 and what its cells say before geometry: the part that may compute in half precision."""
+
+    def __init__(self, fine_dims: int, coarse_dims: int, dims: int, num_classes: int) -> None:
+        super().__init__()
+        inner = dims // 2
+        self.fine = nn.Conv2d(fine_dims, inner, 1)
+        self.coarse = nn.Conv2d(coarse_dims, inner, 1)
+        self.mix = nn.Sequential(nn.Conv2d(inner, inner, 3, padding=1), nn.GroupNorm(8, inner), nn.ReLU())
+        self.shared = nn.Sequential(nn.Conv2d(inner, dims, 3, padding=1), nn.ReLU())
+        self.heat = nn.Conv2d(dims, num_classes, 1)
+        nn.init.constant_(self.heat.bias, -math.log(99.0))  # type: ignore[arg-type]
+        self.ray = nn.Conv2d(_RAY_FEATURES, dims, 1, bias=False)
+        self.hidden = nn.Conv2d(dims, dims, 1)
+        self.place = nn.Conv2d(dims, _NUMBERS, 1)
+
+    def forward(self, fine: Tensor, coarse: Tensor, rays: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps (I, C1, H, W), (I, C2, H / 2, W / 2), (I, 5, H, W) -> features (I, C, H, W), heat, place."""
+        above = functional.interpolate(self.coarse(coarse), size=fine.shape[-2:], mode="nearest")
+        shared = self.shared(self.mix(functional.relu(self.fine(fine) + above)))
+        return shared, self.heat(shared), self.place(functional.relu(self.hidden(shared) + self.ray(rays)))
 
 
 class ProposalHead(nn.Module):
     """The map of stride 8, what its cells say, and the content of the queries that begin there.
+
+    Depth comes from how far below an object's centre the ground is seen. Where the ground is flat that gives it
+    outright; the object's own height gives it again; the network weighs the two and corrects the result.
 
     Args:
         fine_dims, coarse_dims: channels of the backbone's map of stride 8 and of the tokens' map of stride 16.
@@ -84,34 +128,18 @@ class ProposalHead(nn.Module):
     def __init__(self, fine_dims: int, coarse_dims: int, dims: int, num_classes: int, count: int) -> None:
         super().__init__()
         self.count = count
-        inner = dims // 2
-        self.fine = nn.Conv2d(fine_dims, inner, 1)
-        self.coarse = nn.Conv2d(coarse_dims, inner, 1)
-        self.mix = nn.Sequential(nn.Conv2d(inner, inner, 3, padding=1), nn.GroupNorm(8, inner), nn.ReLU())
-        self.ray = nn.Sequential(nn.Linear(_RAY_FEATURES, inner), nn.ReLU())
-        self.shared = nn.Sequential(nn.Linear(2 * inner, dims), nn.LayerNorm(dims), nn.ReLU())
-        self.heat = nn.Linear(dims, num_classes)
-        nn.init.constant_(self.heat.bias, -math.log(99.0))
-        self.place = nn.Sequential(nn.Linear(dims, dims), nn.ReLU(), nn.Linear(dims, 8))
-        self.content = nn.Linear(dims + 5, dims)
+        self.trunk = ProposalTrunk(fine_dims, coarse_dims, dims, num_classes)
+        self.content = nn.Linear(dims + num_classes + 7, dims)
 
     def forward(self, fine: Tensor, coarse: Tensor, geometry: FrameGeometry, pc_range: Tensor) -> Proposals:
         """Maps (B, N, C1, H, W) and (B, N, C2, H / 2, W / 2) -> proposals."""
         size = (fine.shape[-2], fine.shape[-1])
+        batch, cells = fine.shape[0], size[0] * size[1]
         model_from_image = invert(geometry.image_from_model)
-        above = functional.interpolate(self.coarse(coarse.flatten(0, 1)), size=size, mode="nearest")
-        mixed = self.mix(functional.relu(self.fine(fine.flatten(0, 1)) + above))
-        cells = mixed.flatten(2).transpose(1, 2).reshape(fine.shape[0], -1, mixed.shape[1])
-        rays = self.ray(ray_features(model_from_image, geometry.intrinsics, size))
-        shared = self.shared(torch.cat((cells, rays), dim=-1))
-        place = self.place(shared)
-        maps = ProposalMaps(
-            self.heat(shared),
-            place[..., :2],
-            place[..., 2] + _USUAL_DEPTH,
-            place[..., 3:6],
-            place[..., 6:],
-            size,
+        rays = ray_features(model_from_image, geometry.intrinsics, size)
+        shared, heat, place = self.trunk(fine.flatten(0, 1), coarse.flatten(0, 1), rays.flatten(0, 1))
+        maps = read_maps(
+            _by_cell(heat, batch), _by_cell(place, batch), model_from_image, geometry.intrinsics, size
         )
         with torch.no_grad():
             index = best_cells(maps, geometry.present, self.count)
@@ -119,8 +147,42 @@ class ProposalHead(nn.Module):
             points = place_cells(maps, index, model_from_image, geometry.intrinsics)
             reference = ((points - low) / (high - low)).clamp(0.0, 1.0)
             shape = shape_cells(maps, index, ray_azimuths(model_from_image, size))
-        chosen = shared.gather(1, index[..., None].expand(-1, -1, shared.shape[-1]))
-        return Proposals(reference, self.content(torch.cat((chosen, shape), dim=-1)), maps)
+        logits = maps.heat.gather(1, index[..., None].expand(-1, -1, maps.heat.shape[-1]))
+        image = torch.div(index, cells, rounding_mode="floor")
+        image = image + torch.arange(batch, device=index.device)[:, None] * fine.shape[1]
+        chosen = shared.flatten(2)[image, :, index % cells]
+        content = self.content(torch.cat((chosen, logits.detach(), shape), dim=-1))
+        return Proposals(reference, content, logits, shape, maps)
+
+
+def read_maps(
+    heat: Tensor, place: Tensor, model_from_image: Tensor, intrinsics: Tensor, size: tuple[int, int]
+) -> ProposalMaps:
+    """The network's numbers (B, T, classes) and (B, T, 13) as quantities."""
+    cells = size[0] * size[1]
+    log_focal = focal_lengths(intrinsics).log().repeat_interleave(cells, dim=1)
+    upward = model_from_image[..., 2, :].repeat_interleave(cells, dim=1)
+    slope = ray_directions(model_from_image, size)[:, :, 2].reshape(upward.shape[:2])
+    slope = slope + STRIDE * (place[..., :2] * upward[..., :2]).sum(-1)  # of the ray to the object's centre
+    above_ground = (upward[..., 3] - _GROUND).clamp(min=0.1)
+    log_half = place[..., 2] + _USUAL_HALF_HEIGHT - log_focal
+    # the ray to the ground below the object falls that much steeper than the ray to its centre
+    half = log_half.clamp(max=3.0).exp()
+    by_ground = -((half - slope) / above_ground).clamp(min=1.0 / _FARTHEST).log()
+    by_height = place[..., 5] - math.log(2.0) - log_half
+    trust = (place[..., 10] - 2.0).sigmoid()
+    log_depth = by_ground + trust * (by_height - by_ground) + place[..., 11]
+    return ProposalMaps(
+        heat,
+        place[..., :2],
+        log_half,
+        log_depth - log_focal,
+        place[..., 3:6],
+        place[..., 6:8],
+        place[..., 8:10],
+        place[..., 12] * _USUAL_SPEED,
+        size,
+    )
 
 
 def ray_directions(model_from_image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -133,15 +195,16 @@ def ray_directions(model_from_image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def ray_features(model_from_image: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, T, 5) what a ray says of depth: its slope, the camera's height and focal length, and where it comes down
-    to the height of objects' centres, as depth's logarithm and inverse."""
+    """(B, N, 5, H, W) what a ray says of depth: its slope, the camera's height and focal length, and where it
+    comes down to half a car's height above the ground, as depth's logarithm and inverse."""
     slope = ray_directions(model_from_image, size)[:, :, 2]  # metres up for a metre of depth
     camera_height = model_from_image[..., 2, 3, None, None].expand_as(slope)
-    drop = (_CENTER_HEIGHT - camera_height).clamp(max=-0.1)
+    drop = (_GROUND + 0.84 - camera_height).clamp(max=-0.1)
     inverse = (slope / drop).clamp(1.0 / _FARTHEST, 1.0)
     focal = focal_lengths(intrinsics).log()[..., None, None].expand_as(slope)
-    features = (4.0 * slope, camera_height, focal + _USUAL_DEPTH, -inverse.log() - focal, 4.0 * inverse)
-    return torch.stack(features, dim=-1).flatten(1, 3)
+    usual = math.log(20.0 / 330.0)  # depth over focal length
+    features = (4.0 * slope, camera_height, focal + usual, -inverse.log() - focal - usual, 4.0 * inverse)
+    return torch.stack(features, dim=2)
 
 
 def ray_azimuths(model_from_image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -151,11 +214,23 @@ def ray_azimuths(model_from_image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def shape_cells(maps: ProposalMaps, index: Tensor, azimuths: Tensor) -> Tensor:
-    """(B, K, 5) log length, width, height, sine and cosine of the yaw in the model frame, of the cells `index`."""
+    """(B, K, 7) log length, width, height, sine and cosine of the yaw, vx and vy in the model frame, of cells; the
+    velocity is the mean of what the two ways to face would make of the speed."""
     sizes = maps.log_size.gather(1, index[..., None].expand(-1, -1, 3))
-    sine, cosine = maps.heading.gather(1, index[..., None].expand(-1, -1, 2)).unbind(-1)
-    yaw = torch.atan2(sine, cosine) + azimuths.gather(1, index)
-    return torch.cat((sizes, yaw.sin()[..., None], yaw.cos()[..., None]), dim=-1)
+    axis, heading = (x.gather(1, index[..., None].expand(-1, -1, 2)) for x in (maps.axis, maps.heading))
+    yaw, certainty = seen_yaw(axis, heading)
+    yaw = yaw + azimuths.gather(1, index)
+    way = torch.stack((yaw.sin(), yaw.cos()), dim=-1)
+    speed = maps.speed.gather(1, index) * certainty
+    return torch.cat((sizes, way, speed[..., None] * way.flip(-1)), dim=-1)
+
+
+def seen_yaw(axis: Tensor, heading: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., 2) and (..., 2) -> (...) radians along the ray: the one of the axis's ways that `heading` prefers; and
+    how much it does, 0 to 1: its chances less those of the other way, since `heading` is the mean of both."""
+    angle = torch.atan2(axis[..., 0], axis[..., 1]) / 2.0
+    forward = heading[..., 0] * angle.sin() + heading[..., 1] * angle.cos()
+    return torch.where(forward >= 0, angle, angle + math.pi), forward.abs().clamp(max=1.0)
 
 
 def best_cells(maps: ProposalMaps, present: Tensor | None, count: int) -> Tensor:
@@ -192,3 +267,8 @@ def focal_lengths(intrinsics: Tensor) -> Tensor:
 def invert(image_from_model: Tensor) -> Tensor:
     """(B, N, 4, 4) inverses, without waiting for the device to look for singular matrices."""
     return torch.linalg.inv_ex(image_from_model).inverse
+
+
+def _by_cell(maps: Tensor, batch: int) -> Tensor:
+    """(B N, C, H, W) -> (B, N H W, C)."""
+    return maps.unflatten(0, (batch, -1)).permute(0, 1, 3, 4, 2).flatten(1, 3)

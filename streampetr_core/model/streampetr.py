@@ -14,6 +14,7 @@ from streampetr_core.model.head import FrameOutputs, Head, ImageFeatures, Prepen
 from streampetr_core.model.memory import Memory
 from streampetr_core.model.neck import CPFPN
 from streampetr_core.model.position_embedding import FrameGeometry, PositionEncoding
+from streampetr_core.model.proposals import Proposals
 from streampetr_core.model.resnet import ResNet
 from streampetr_core.model.variants import BACKBONES, UnknownVariantError, Variant
 from streampetr_core.model.vovnet import VoVNet
@@ -72,6 +73,10 @@ class StreamPETR(nn.Module):
         stride = self.variant.stride
         return self.pts_bbox_head.encode_position(geometry, image_size[0] // stride, image_size[1] // stride)
 
+    def propose(self, images: Tensor, geometry: FrameGeometry) -> Proposals:
+        """The images' part alone: where queries would begin, in networks with proposals."""
+        return self.pts_bbox_head.propose(self.extract_features(images), geometry)
+
     def forward_frame(
         self,
         images: Tensor,
@@ -93,6 +98,21 @@ class StreamPETR(nn.Module):
             last_only: skip the heads of all decoder layers but the last.
         """
         features = self.extract_features(images)
+        return self.forward_features(
+            features, geometry, memory, position=position, prepended=prepended, last_only=last_only
+        )
+
+    def forward_features(
+        self,
+        features: ImageFeatures,
+        geometry: FrameGeometry,
+        memory: Memory | None,
+        *,
+        position: PositionEncoding | None = None,
+        prepended: PrependedQueries | None = None,
+        last_only: bool = False,
+    ) -> FrameOutputs:
+        """`forward_frame` from the features of `extract_features` on."""
         return self.pts_bbox_head(features, geometry, memory, position, prepended, last_only)
 
     def forward(self, images: Tensor, geometry: FrameGeometry, memory: Memory | None) -> FrameOutputs:

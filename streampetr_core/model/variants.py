@@ -31,6 +31,8 @@ class Variant:
         num_proposals: queries that begin at the best image cells, see `proposals`; 0 = none, as published.
         num_propagated: queries taken over from the memory; also how many a frame gives to it. 0 = no memory.
         memory_length: entries kept from frame to frame.
+        refines_boxes: queries that begin with a box, of an image cell or of the memory, give a correction of it,
+            and the memory's begin where their velocity has carried them; published ones begin with a place alone.
         dropout: in training.
         drop_path: largest probability of stochastic depth in the ViT's blocks, in training.
         class_names: of the 3D head, in order.
@@ -56,6 +58,7 @@ class Variant:
     num_proposals: int = 0
     num_propagated: int = 128
     memory_length: int = 512
+    refines_boxes: bool = False
     dropout: float = 0.1
     drop_path: float = 0.0
     class_names: tuple[str, ...] = NUSCENES_CLASSES
@@ -112,10 +115,11 @@ TINY = replace(
     num_heads=4,
     num_layers=3,
     feedforward_dims=512,
-    num_queries=60,
-    num_proposals=120,
+    num_queries=20,
+    num_proposals=140,
     num_propagated=100,
     memory_length=300,
+    refines_boxes=True,
     dropout=0.0,
     has_auxiliary_head=False,
     max_boxes=200,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from streampetr_core.model import VARIANTS, FrameGeometry, StreamPETR
+from streampetr_core.model.counterparts import Counterparts
 from streampetr_core.model.proposals import (
     STRIDE,
     ProposalMaps,
@@ -16,6 +18,8 @@ from streampetr_core.model.proposals import (
     place_cells,
     ray_azimuths,
     ray_features,
+    read_maps,
+    seen_yaw,
     shape_cells,
 )
 
@@ -53,10 +57,10 @@ def cameras(mirrored: bool = False) -> FrameGeometry:
 
 def empty_maps() -> ProposalMaps:
     """Maps of two cameras that say 0 everywhere."""
-    heat, shift, log_depth, log_size, heading = (
-        torch.zeros(1, 2 * CELLS, *more) for more in ((10,), (2,), (), (3,), (2,))
+    heat, shift, log_half, log_depth, log_size, axis, heading, speed = (
+        torch.zeros(1, 2 * CELLS, *more) for more in ((10,), (2,), (), (), (3,), (2,), (2,), ())
     )
-    return ProposalMaps(heat, shift, log_depth, log_size, heading, SIZE)
+    return ProposalMaps(heat, shift, log_half, log_depth, log_size, axis, heading, speed, SIZE)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
@@ -81,9 +85,9 @@ def test_a_ray_knows_where_it_comes_down_to_the_height_of_objects() -> None:
     for mirrored in (False, True):
         geometry = cameras(mirrored)
         u, v, depth, _ = geometry.image_from_model[0, 0] @ torch.tensor([12.0, 0.3, -1.0, 1.0])
-        features = ray_features(invert(geometry.image_from_model), geometry.intrinsics, SIZE)[0, :CELLS]
+        features = ray_features(invert(geometry.image_from_model), geometry.intrinsics, SIZE)[0, 0]
         column, row = float(u / depth) / STRIDE - 0.5, float(v / depth) / STRIDE - 0.5
-        guesses = (features[:, 3].view(SIZE).exp() * 90.0)[:, round(column)]
+        guesses = (features[3].exp() * 90.0 * 20.0 / 330.0)[:, round(column)]
         assert guesses[int(row) + 1] <= depth <= guesses[int(row)]
         assert guesses[0] == pytest.approx(80.0)  # above the horizon: as far as can be
 
@@ -96,19 +100,55 @@ def test_a_heading_along_the_ray_is_a_yaw_in_the_model_frame(mirrored: bool) -> 
     front, back = 4 * SIZE[1] + 7, CELLS + 4 * SIZE[1] + 3
     ways = [along(model_from_image, cell, 10.0) - along(model_from_image, cell, 5.0) for cell in (front, back)]
     maps = empty_maps()
-    maps.heading[..., 1] = 1.0
+    maps.axis[..., 1] = maps.heading[..., 1] = 1.0
     found = shape_cells(maps, torch.tensor([[front, back]]), azimuths)[0]
     for row, way in zip(found, ways, strict=True):
         torch.testing.assert_close(torch.atan2(row[3], row[4]), torch.atan2(way[1], way[0]), atol=1e-5, rtol=0)
     assert abs(float(azimuths[0, front])) < 0.3
     assert abs(float(azimuths[0, back])) > 2.5
-    maps.heading[0, back] = torch.tensor([1.0, 0.0])
+    maps.axis[0, back] = torch.tensor([0.0, -1.0])
+    maps.heading[0, back] = torch.tensor([0.2, 0.05])  # 60 : 40 for this way
     maps.log_size[0, back] = torch.tensor([1.5, 0.6, 0.4])
+    maps.speed[0, back] = 3.0
     crossing = shape_cells(maps, torch.tensor([[back]]), azimuths)[0, 0]
     turned = azimuths[0, back] + torch.pi / 2
-    torch.testing.assert_close(
-        crossing, torch.tensor([1.5, 0.6, 0.4, turned.sin(), turned.cos()]), atol=1e-5, rtol=0
-    )
+    sine, cosine = turned.sin(), turned.cos()
+    expected = torch.tensor([1.5, 0.6, 0.4, sine, cosine, 0.6 * cosine, 0.6 * sine])
+    torch.testing.assert_close(crossing, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("yaw", [0.0, 0.4, 1.5, 1.6, 3.0, -0.4, -1.5, -1.6, -3.0])
+def test_of_an_axis_two_ways_the_heading_chooses_one(yaw: float) -> None:
+    angle = torch.tensor(yaw)
+    axis = torch.stack(((2.0 * angle).sin(), (2.0 * angle).cos()))
+    rough = angle + 0.9
+    found, certainty = seen_yaw(axis, 0.1 * torch.stack((rough.sin(), rough.cos())))
+    assert float(certainty) == pytest.approx(0.1 * math.cos(0.9))
+    torch.testing.assert_close(torch.stack((found.sin(), found.cos())), torch.stack((angle.sin(), angle.cos())))
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_depth_follows_from_the_ground_below_an_object_or_from_its_height(mirrored: bool) -> None:
+    """A box 1.6 m high on flat ground, its centre off the cell's: both ways give its depth, with or without trust
+    in the height; only the height does where the ground lies elsewhere."""
+    geometry = cameras(mirrored)
+    model_from_image = invert(geometry.image_from_model)
+    for height_above_ground, trusts in ((0.8, (-6.0, 2.0, 10.0)), (0.3, (12.0,))):
+        point = torch.tensor([14.0, -2.0, -1.84 + height_above_ground, 1.0])
+        u, v, depth, _ = geometry.image_from_model[0, 0] @ point
+        cell = torch.stack((u, v)) / depth / STRIDE
+        token = int(cell[1]) * SIZE[1] + int(cell[0])
+        place = torch.zeros(1, 2 * CELLS, 13)
+        place[0, token, :2] = cell - cell.floor() - 0.5
+        place[0, token, 2] = (90.0 * 0.8 / depth).log() - math.log(8.0)
+        place[0, token, 5] = math.log(1.6)
+        for trust in trusts:
+            place[0, token, 10] = trust
+            heat = torch.zeros(1, 2 * CELLS, 10)
+            maps = read_maps(heat, place, model_from_image, geometry.intrinsics, SIZE)
+            found = place_cells(maps, torch.tensor([[token]]), model_from_image, geometry.intrinsics)
+            torch.testing.assert_close(found[0, 0], point[:3], atol=2e-3, rtol=0)
+    assert maps.log_depth.isfinite().all()  # above the horizon, too
 
 
 def along(model_from_image: torch.Tensor, token: int, depth: float) -> torch.Tensor:
@@ -176,7 +216,35 @@ def test_the_image_learns_from_the_queries_content_but_not_from_their_place(smal
     outputs.logits[:, :, 10:22].sum().backward()
     head = small.pts_bbox_head.proposals
     assert float(head.content.weight.grad.abs().max()) > 0.0  # type: ignore[union-attr]
-    assert head.heat.weight.grad is None
+    assert head.trunk.heat.weight.grad is None
+
+
+def test_counterparts_tell_how_far_the_memorys_box_is() -> None:
+    """A cell's car, the memory's 1 m ahead of it and 2 m/s faster, one far away, and a query without box."""
+    torch.manual_seed(0)
+    counterparts = Counterparts(64, 2)
+    with torch.no_grad():
+        counterparts.told.weight.zero_()
+        counterparts.told.weight[:13] = torch.eye(13)
+        counterparts.told.bias.zero_()
+        counterparts.none.fill_(-30.0)
+    place = torch.tensor([[[0.0, 0.0, 0.0], [10.0, 5.0, 0.0], [11.0, 5.0, 0.2], [-20.0, 5.0, 0.0]]])
+    box = torch.tensor([[[0.0] * 7, [1.0, 0.5, 0.4, 0.0, 1.0, 3.0, 0.0], [1.2, 0.5, 0.4, 0.0, 1.0, 5.0, 0.0],
+                         [1.0, 0.5, 0.4, 0.0, 1.0, 0.0, 0.0]]])  # fmt: skip
+    scores = torch.tensor([[[0.0, 0.0], [0.8, 0.0], [0.5, 0.0], [0.9, 0.0]]])
+    told = counterparts(torch.randn(1, 4, 64), place, box, scores, 2)[0, :, :13].detach()
+    expected = torch.tensor([0.5, 0.0, 0.1, 0.2, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 1.0, 0.5, 0.0])
+    torch.testing.assert_close(told[1], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(told[2, :10], -expected[:10], atol=1e-4, rtol=0)
+    assert told[0].tolist() == [0.0] * 13
+    assert float(told[3].abs().max()) < 1e-4  # nothing near it
+    with torch.no_grad():
+        counterparts.none.fill_(0.0)
+        unsure = counterparts(torch.randn(1, 4, 64), place, box, scores, 2)[0, 1, 10]
+        scores[0, 2] = torch.tensor([0.0, 0.5])  # of another class
+        other = counterparts(torch.randn(1, 4, 64), place, box, scores, 2)[0, 1, 10]
+    assert 0.2 < float(unsure) < 0.4
+    assert float(other) < 1e-3
 
 
 def test_published_networks_have_no_proposals() -> None:

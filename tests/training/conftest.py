@@ -39,6 +39,7 @@ TOY = replace(
     feedforward_dims=64,
     num_queries=20,
     num_proposals=0,
+    refines_boxes=False,
     num_propagated=8,
     memory_length=16,
     dropout=0.1,

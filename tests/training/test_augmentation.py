@@ -233,7 +233,7 @@ def test_outlines_are_where_their_centers_are(marked: tuple[Frame, FrameTruth], 
             if 0 < center[0] < 704 and 0 < center[1] < 256 and far < 45:
                 distances = np.abs(projected - [*center, far]).max(axis=1)
                 assert distances.min() < 0.05
-                np.testing.assert_array_equal(shape, example.targets[0][distances.argmin(), 3:7])
+                np.testing.assert_array_equal(shape, example.targets[0][distances.argmin(), 3:9])
                 seen += 1
         outlines = example.targets[2][camera]
         assert (outlines[:, 2:] - outlines[:, :2] >= 2 - 1e-4).all()

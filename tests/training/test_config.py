@@ -102,6 +102,11 @@ def test_every_recipe_names_itself_and_can_be_stored() -> None:
         ("--data.source rendered --train.mode sliding_window", "rendered plays videos"),
         ("--data.source rendered --data.root /x", "leave one out"),
         ("--model petr_r50_704", "no memory"),
+        ("--train.mode single_frame --train.no-decoder", "nothing to learn without it"),
+        ("--model tiny --train.no-decoder", "nothing is remembered"),
+        ("--model tiny --train.mode single_frame --train.no-decoder --evaluate.every 9", "no boxes to evaluate"),
+        ("--train.keep-features", "img_backbone learns"),
+        ("--train.keep-features --network.frozen img_backbone img_neck", "images are drawn anew"),
         ("--augmentation.flip 2", "no probability"),
     ],
 )
@@ -123,6 +128,10 @@ def test_what_no_recipe_can_know_is_asked_for(tmp_path: Path) -> None:
     absent = replace(config, data=DataConfig(root=tmp_path), network=NetworkConfig(backbone=tmp_path / "r50.pth"))
     with pytest.raises(ConfigError, match=r"r50\.pth does not exist"):
         absent.check_complete()
+    with pytest.raises(
+        ConfigError, match=r"img_backbone as it is, but it would be random; give --network\.weights"
+    ):
+        replace(recipe("tiny"), data=DataConfig(root=tmp_path)).check_complete()
 
 
 def test_differences_are_named() -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from training.augmentation import Augmentation
+from streampetr_core.model import VARIANTS
+from training.augmentation import NO_AUGMENTATION, Augmentation
 from training.batch import Batch
 from training.config import ConfigError, NetworkConfig, RunConfig, TrainConfig
 from training.distributed import Processes
@@ -29,8 +30,6 @@ def make(config: RunConfig, source: Any, here: Processes, **network: Any) -> Tra
 
 def still(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     """Without the randomness that hangs on how often it is asked for."""
-    from streampetr_core.model import VARIANTS
-
     monkeypatch.setitem(VARIANTS, "toy", replace(config.variant, dropout=0.0))
     return replace(config, augmentation=Augmentation(grid_mask=0.0))
 
@@ -131,6 +130,34 @@ def test_half_precision_keeps_geometry_and_losses_whole(
         assert found["bf16"][name] == pytest.approx(loss, rel=0.05, abs=0.05), name
     with pytest.raises(ConfigError, match="fp16 is for accelerators"):
         TrainConfig(precision="fp16").precision_on("cpu")
+
+
+def test_features_of_a_frozen_backbone_are_computed_once(
+    toy: RunConfig, toy_source: Any, one_process: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four steps, three of them on the same frames: the losses are those of features computed anew each time."""
+    variant = replace(toy.variant, num_proposals=12, refines_boxes=True, dropout=0.0, has_auxiliary_head=False)
+    monkeypatch.setitem(VARIANTS, "toy", variant)
+    found, seen = {}, []
+    for keep in (False, True):
+        train = replace(toy.train, mode="single_frame", keep_features=keep)
+        network = NetworkConfig(frozen=("img_backbone", "img_neck"))
+        config = replace(toy, train=train, augmentation=NO_AUGMENTATION, network=network)
+        trainer = make(config, toy_source(range(4)), one_process)
+        extract = trainer.network.extract_features
+
+        def watched(images: torch.Tensor, extract: Any = extract) -> Any:
+            seen.append(len(images))
+            return extract(images)
+
+        monkeypatch.setattr(trainer.network, "extract_features", watched)
+        steps = iter(trainer.source)
+        step = next(steps)
+        found[keep] = [first_losses(trainer, each) for each in (step, step, next(steps), step)]
+    assert seen == [4, 4, 4, 4, 4, 4]
+    for plain, kept in zip(found[False], found[True], strict=True):
+        for name, loss in plain.items():
+            assert kept[name] == pytest.approx(loss, rel=0.05, abs=0.05), name
 
 
 def test_what_is_frozen_does_not_move(toy: RunConfig, toy_source: Any, one_process: Processes) -> None:

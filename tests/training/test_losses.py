@@ -96,6 +96,19 @@ def test_numbers_by_hand() -> None:
     focal = (0.25 + 19 * 0.75) * 0.25 * math.log(2.0)
     assert float(losses["loss_cls"]) == pytest.approx(2.0 * focal, rel=1e-5)
     assert float(losses["loss_bbox"]) == pytest.approx(0.25 * (2.0 * 1.0 + 0.5), rel=1e-5)
+    # with half a metre as half, a box that is 1 m off is worth a quarter, and odds of a quarter lose nothing
+    logits = torch.full((1, 1, 2, 10), -30.0)
+    logits[0, 0, 0, 2] = -math.log(3.0)
+    said = replace(outputs, logits=logits)
+    graded = compute_losses(said, None, None, batch, TINY, LossSettings(half_quality=0.5))
+    assert float(graded["loss_cls"]) == pytest.approx(0.0, abs=1e-6)
+    assert float(graded["loss_bbox"]) == float(losses["loss_bbox"])
+    for reach, share in ((0.9, 0.0), (1.1, 1.0)):
+        near = compute_losses(said, None, None, batch, TINY, LossSettings(reach=reach))
+        assert float(near["loss_bbox"]) == share * float(losses["loss_bbox"])
+    bold = compute_losses(outputs, None, None, batch, TINY, LossSettings(half_quality=0.5))
+    one = 0.25 * 0.25**2 + 19 * 0.75 * 0.25
+    assert float(bold["loss_cls"]) == pytest.approx(2.0 * one * math.log(2.0), rel=1e-5)
 
 
 def test_denoising_numbers_by_hand() -> None:

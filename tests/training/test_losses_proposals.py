@@ -22,13 +22,21 @@ CAR, PEDESTRIAN = 1 * 8 + 2, 3 * 8 + 7
 
 def targets() -> Targets2D:
     """Two images of 32 x 64 pixels: a car of 8 m depth round (20, 10), a pedestrian of 4 m cut off by the right
-    border; and nothing."""
-    boxes = torch.tensor([[[18.0, 8.0, 22.0, 12.0], [56.0, 20.0, 64.0, 32.0]], [[0.0] * 4, [0.0] * 4]])
-    centers = torch.tensor([[[20.0, 10.0], [64.0, 26.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    depths = torch.tensor([[8.0, 4.0], [0.0, 0.0]])
-    valid = torch.tensor([[True, True], [False, False]])
-    shapes = torch.tensor([[[4.0, 2.0, 1.5, 0.5], [0.7, 0.7, 1.8, -3.0]], [[1.0, 1.0, 1.0, 0.0]] * 2])
-    return Targets2D(boxes, torch.tensor([[0, 8], [0, 0]]), centers, depths, shapes, valid, (2, 0))
+    border, a truck cut off by the left one so that its centre lies outside; and nothing."""
+    boxes = [[18.0, 8.0, 22.0, 12.0], [56.0, 20.0, 64.0, 32.0], [0.0, 8.0, 20.0, 32.0]]
+    centers = [[20.0, 10.0], [63.5, 26.0], [0.0, 20.0]]
+    depths = torch.tensor([[8.0, 4.0, 6.0], [0.0] * 3])
+    valid = torch.tensor([[True] * 3, [False] * 3])
+    shapes = [[4.0, 2.0, 1.5, 0.5, 3.0, 4.0], [0.7, 0.7, 1.8, -3.0, 0.0, 0.0], [6.0, 2.5, 3.0, 0.0, 1.0, 1.0]]
+    return Targets2D(
+        torch.tensor([boxes, [[0.0] * 4] * 3]),
+        torch.tensor([[0, 8, 1], [0] * 3]),
+        torch.tensor([centers, [[0.0] * 2] * 3]),
+        depths,
+        torch.tensor([shapes, [[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]] * 3]),
+        valid,
+        (3, 0),
+    )
 
 
 def maps_of(hot: float = 20.0) -> ProposalMaps:
@@ -43,7 +51,11 @@ def maps_of(hot: float = 20.0) -> ProposalMaps:
     log_size = torch.where(right, torch.tensor([0.7, 0.7, 1.8]), torch.tensor([4.0, 2.0, 1.5])).log()
     seen = torch.where(right[:, 0], -3.0, 0.5) - AZIMUTHS[0]
     heading = torch.stack((seen.sin(), seen.cos()), dim=-1)
-    return ProposalMaps(heat, shift[None], log_depth[None], log_size[None], heading[None], SIZE)
+    axis = torch.stack(((2 * seen).sin(), (2 * seen).cos()), dim=-1)
+    log_half = log_size[:, 2] - math.log(2.0) - log_depth - FOCAL.repeat_interleave(CELLS).log()
+    speed = torch.where(right[:, 0], 0.0, 5.0)
+    place = (shift[None], log_half[None], log_depth[None])
+    return ProposalMaps(heat, *place, log_size[None], axis[None], heading[None], speed[None], SIZE)
 
 
 def losses(maps: ProposalMaps) -> dict[str, float]:
@@ -54,7 +66,7 @@ def losses(maps: ProposalMaps) -> dict[str, float]:
 def test_perfect_maps_lose_nothing() -> None:
     """But for the heat of a centre's neighbours, which is wanted to be a Gaussian and counts little."""
     assert losses(maps_of()) == pytest.approx(
-        dict.fromkeys(("heat", "shift", "depth", "size", "heading"), 0.0), abs=1e-5
+        dict.fromkeys(("heat", "shift", "half", "depth", "size", "axis", "heading", "speed"), 0.0), abs=1e-5
     )
 
 
@@ -72,14 +84,18 @@ def test_each_error_is_counted_where_it_is_made() -> None:
     maps.log_depth[0, PEDESTRIAN] += math.log(1.5)
     maps.log_depth[0, PEDESTRIAN - 8] += 1.0
     maps.log_size[0, CAR, 1] -= 0.2
+    maps.log_half[0, CAR] += 0.3
+    maps.axis[0, CAR] *= -1.0
+    maps.speed[0, CAR] -= 2.0
     maps.heading[0, CAR] *= -1.0
     found = losses(maps)
     assert found["shift"] == pytest.approx(0.75 / car / 2, rel=1e-4)  # smooth L1: 1 - 0.5 / 2
     assert found["size"] == pytest.approx(0.2 / car / 2, rel=1e-4)
-    turned = 0.5 - float(AZIMUTHS[0, CAR])
-    assert found["heading"] == pytest.approx(
-        2 * (abs(math.sin(turned)) + abs(math.cos(turned))) / car / 2, rel=1e-4
-    )
+    assert found["half"] == pytest.approx(0.3 / car / 2, rel=1e-4)
+    assert found["speed"] == pytest.approx(2.0 / car / 2, rel=1e-4)
+    twice = 2.0 * (0.5 - float(AZIMUTHS[0, CAR]))
+    assert found["axis"] == pytest.approx(2 * (abs(math.sin(twice)) + abs(math.cos(twice))) / car / 2, rel=1e-4)
+    assert found["heading"] == pytest.approx(2**2 / car / 2, rel=1e-4)
     assert found["depth"] == pytest.approx((math.log(1.5) + side) / pedestrian / 2, rel=1e-4)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from streampetr_core.model import StreamPETR, Variant
-from tests.training.conftest import TOY
+from tests.training.conftest import TOY, ToySource
 from training.config import NetworkConfig, TrainConfig
 from training.network import prepare_network, training_mode
 
@@ -68,3 +68,16 @@ def test_batch_norm_of_v2_99() -> None:
     learning = prepared(V299, TrainConfig(), "train")
     gradients(learning)
     assert any(not torch.equal(learning.img_backbone.state_dict()[key], value) for key, value in before.items())
+
+
+def test_without_decoder_the_images_part_learns_alone() -> None:
+    """Every parameter that may learn gets a gradient, which processes that train together wait for."""
+    variant = replace(TOY, num_proposals=12)
+    network = prepared(variant, TrainConfig(mode="single_frame", decoder=False), "train")
+    (batch,) = next(iter(ToySource(range(2))))
+    maps = network.propose(batch.images, batch.geometry).maps
+    torch.stack([getattr(maps, f.name).sum() for f in fields(maps) if f.name != "size"]).sum().backward()
+    learns = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert learns == {name for name, p in network.named_parameters() if p.grad is not None}
+    assert any(name.startswith("pts_bbox_head.proposals") for name in learns)
+    assert not any("transformer" in name for name in learns)

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from streampetr_core.detector import Detector
+from streampetr_core.model import VARIANTS
+from tests.training.conftest import TOY
 from training import checkpointing
 from training.checkpointing import ResumeError
 from training.config import CheckpointConfig, NetworkConfig, RunConfig
@@ -33,11 +35,18 @@ def same(a: Any, b: Any) -> bool:
     return a == b
 
 
-@pytest.mark.parametrize("batch_norm", ["frozen", "train"])
+@pytest.mark.parametrize(("batch_norm", "proposals"), [("frozen", 0), ("train", 0), ("train", 12)])
 def test_two_steps_and_two_are_four(
-    toy: RunConfig, toy_source: Any, one_process: Processes, batch_norm: Any
+    toy: RunConfig,
+    toy_source: Any,
+    one_process: Processes,
+    batch_norm: Any,
+    proposals: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Weights, optimiser, average, memory, position, and the numbers that dropout draws."""
+    """Weights, optimiser, average, memory, position, and the numbers that dropout draws; as published, and with
+    queries that begin with boxes."""
+    monkeypatch.setitem(VARIANTS, "toy", replace(TOY, num_proposals=proposals, refines_boxes=proposals > 0))
     network = NetworkConfig(average=0.9, batch_norm=batch_norm)
     toy = replace(toy, network=network, checkpoint=CheckpointConfig(every=2, keep=9))
     assert toy.variant.dropout > 0
