@@ -64,8 +64,9 @@ class TrainConfig:
     decoder: bool = True
     """False: only backbone, neck and the cells that queries begin at; for networks with proposals."""
     keep_features: bool = False
-    """Compute what a frozen backbone and neck see in a frame once, and keep it in memory: tiny's take 1.2 MB a
-    frame. Its images must always look the same, so without augmentation; the world may still turn."""
+    """Compute what a frozen backbone and neck see in a frame once, and keep it in bf16 in the device's memory, in
+    every process: tiny's take 1.2 MB a frame. Images must always look the same, so without augmentation; the
+    world may still turn."""
     window: int | None = None
     """Frames of a sliding window; the published 8 where not given."""
     gradient_frames: int | None = None
@@ -268,6 +269,8 @@ class RunConfig:
         drawn, frozen = self.augmentation, self.network.frozen
         parts = ("img_backbone", "img_neck")
         moving = [part for part in parts if not any(part.startswith(prefix) for prefix in frozen)]
+        if self.variant.drop_path:
+            raise ConfigError(f"train.keep_features, but model {self.model} drops blocks at random")
         if moving:
             raise ConfigError(f"train.keep_features, but {moving[0]} learns; add it to network.frozen")
         if drawn.zoom != (1.0, 1.0) or drawn.shift or drawn.flip or drawn.grid_mask:
@@ -276,7 +279,10 @@ class RunConfig:
                 "--augmentation.no-shift --augmentation.flip 0 --augmentation.grid-mask 0"
             )
         if self.data.source == "rendered":
-            raise ConfigError("train.keep_features, but data.source rendered shows no frame twice; use tables")
+            raise ConfigError(
+                "train.keep_features, but data.source rendered shows no frame twice; use tables, or add "
+                "--train.no-keep-features"
+            )
 
     def check_complete(self) -> None:
         """Raise ConfigError where something is missing that no recipe can know."""

@@ -34,7 +34,7 @@ class LossError(StreamPETRError):
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Weights of the losses; the values are the published ones.
+    """Weights of the losses; the values are the published ones where there are such.
 
     Attributes:
         half_quality: metres between a box and its target at which the class that it shall say is worth a half, at

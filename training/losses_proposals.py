@@ -1,4 +1,4 @@
-"""Losses of the cells that queries begin at: a heat map for every class; place, depth, size and yaw of objects.
+"""Losses of the cells that queries begin at: a heat map for every class; place, depth, size, yaw and speed.
 
 Legend: `I` images, `T` = h w image cells, `n` targets of the fullest image.
 """
@@ -24,9 +24,9 @@ def proposal_losses(
 ) -> dict[str, Tensor]:
     """The unweighted losses by name.
 
-    Every cell learns place and depth of the object whose Gaussian is highest there, weighted by that height as a
-    share of the whole Gaussian: more cells than the centre's have something to learn, and large objects weigh no
-    more than small ones.
+    Every cell learns what there is to say of the object whose Gaussian is highest there, weighted by that height
+    as a share of the whole Gaussian: more cells than the centre's have something to learn, and large objects
+    weigh no more than small ones.
 
     Args:
         maps: of the B frames that the I images belong to.

@@ -30,13 +30,25 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_network(variant: Variant, config: NetworkConfig) -> tuple[StreamPETR, list[str]]:
-    """A network with its first weights, and a line about each file that they come from."""
+    """A network with its first weights, and a line about each file that they come from.
+
+    Raises:
+        ConfigError: when the files leave weights random that are not to learn.
+    """
     network = StreamPETR(variant)
+    random = {k: p.detach().clone() for k, p in network.named_parameters() if k.startswith(config.frozen)}
     notes = []
     if config.weights is not None:
         notes.append(load_matching(network, config.weights))
     if config.backbone is not None:
         notes.append(load_backbone(network, config.backbone))
+    # matrices only: biases and norms may well be in a file as they are at first
+    left = [k for k, p in network.named_parameters() if k in random and p.dim() > 1 and torch.equal(p, random[k])]
+    if notes and left:
+        raise ConfigError(
+            f"network.frozen keeps {left[0]} as it is ({len(left)} in all), but no file has it, so it would stay "
+            "random; give --network.weights of a network that has learned it"
+        )
     return network, notes
 
 

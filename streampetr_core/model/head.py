@@ -310,7 +310,7 @@ class Head(nn.Module):
         propagated = _Queries(first, past_position[:, :count], past_reference[:, :count], box, scores)
         queries = fresh.and_then(propagated)
         if queries.box is not None and queries.scores is not None:
-            metres = queries.reference * (high - low) + low
+            metres = (queries.reference * (high - low) + low).detach()
             told = self.counterparts(queries.content, metres, queries.box, queries.scores, fresh.content.shape[1])
             queries = replace(queries, content=queries.content + told)
         return queries, past[:, count:], past_position[:, count:]

@@ -1,10 +1,10 @@
 """Queries that begin where an image shows something, beside the learned ones that begin anywhere.
 
 A map of stride 8 says for every image cell whether the projected centre of an object lies in it, of which class,
-where in the cell, how deep, how large and how turned. The best cells of all cameras become queries: their
-reference point is the cell's point in space, their content the cell's feature with size and yaw. Heat maps are
-CenterNet's (Zhou et al. 2019, arXiv:1904.07850); that 2D evidence placed in space makes good queries of a
-StreamPETR is Far3D's finding (Jiang et al. 2023, arXiv:2308.09616).
+where in the cell, how deep, how large, how turned and how fast. The best cells of all cameras become queries:
+their reference point is the cell's point in space, their content its feature with classes, size, yaw and velocity.
+Heat maps are CenterNet's (Zhou et al. 2019, arXiv:1904.07850); that 2D evidence placed in space makes good queries
+of a StreamPETR is Far3D's finding (Jiang et al. 2023, arXiv:2308.09616).
 
 Legend: `B` batch, `N` cameras, `H W` height and width of the map, `T` = N H W cells (camera-major, then row, then
 column), `K` proposals, `C` channels.

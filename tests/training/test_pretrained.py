@@ -15,6 +15,8 @@ from streampetr_core.checkpoint import CheckpointError, save_checkpoint
 from streampetr_core.model import StreamPETR
 from streampetr_core.model.eva import EvaViT
 from streampetr_core.model.variants import R50_704_428Q, TINY
+from training.config import ConfigError, NetworkConfig
+from training.network import build_network
 from training.pretrained import PretrainedError, load_backbone, load_matching
 
 SMALL = replace(TINY, embed_dims=32, num_heads=2, num_layers=1, backbone_width=8, num_queries=10, num_proposals=0)
@@ -190,3 +192,16 @@ def test_a_streaming_network_starts_from_a_single_frame_one(tmp_path: Path) -> N
     torch.save({"something": torch.ones(1)}, tmp_path / "other.pth")
     with pytest.raises(PretrainedError, match="no weight of"):
         load_matching(network, tmp_path / "other.pth")
+
+
+def test_what_shall_not_learn_must_come_from_a_file(donor: StreamPETR, tmp_path: Path) -> None:
+    """A backbone's file has no neck; a checkpoint of the network has."""
+    torch.save(donor.img_backbone.state_dict(), tmp_path / "backbone.pth")
+    torch.save(donor.state_dict(), tmp_path / "network.pth")
+    frozen = ("img_backbone", "img_neck")
+    with pytest.raises(ConfigError, match=r"img_neck\..* no file has it"):
+        build_network(SMALL, NetworkConfig(backbone=tmp_path / "backbone.pth", frozen=frozen))
+    build_network(SMALL, NetworkConfig(backbone=tmp_path / "backbone.pth", frozen=frozen[:1]))
+    network, _ = build_network(SMALL, NetworkConfig(weights=tmp_path / "network.pth", frozen=frozen))
+    assert torch.equal(network.state_dict()["img_neck.lateral_convs.0.conv.weight"],
+                       donor.state_dict()["img_neck.lateral_convs.0.conv.weight"])  # fmt: skip
