@@ -23,7 +23,8 @@ _IN_HALF = (
     "pts_bbox_head.transformer.decoder",
 )
 """Parts that autocast may compute in half precision. The rest works with metres, seconds and logits of positions,
-for which half precision is too coarse: at 50 m its steps are 3 to 25 cm."""
+for which half precision is too coarse: at 50 m its steps are 3 to 25 cm. What the trunk says of a cell are shifts
+and logarithms, which become metres outside of it."""
 IMAGES_PART = ("img_backbone", "img_neck", "pts_bbox_head.proposals.trunk")
 """What looks at the images alone; it learns without the decoder."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

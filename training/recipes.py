@@ -89,7 +89,7 @@ _TINY = replace(
     _TINY_SINGLE,
     train=replace(_TINY_SINGLE.train, mode="streaming", decoder=True, keep_features=True, iterations=8000),
     augmentation=replace(_TINY_SINGLE.augmentation, zoom=(1.0, 1.0), shift=False),
-    # what the images' part has learned stays: without its backward pass there is time for twice as many frames
+    # what the images' part has learned stays: without its backward pass there is time for more frames
     network=NetworkConfig(frozen=IMAGES_PART, average=0.999),
     optimizer=replace(_TINY_SINGLE.optimizer, rate=5e-4, final=1e-3),
     loss=replace(_TINY_SINGLE.loss, half_quality=1.0, reach=4.0),

@@ -91,7 +91,7 @@ class TrainingStep(nn.Module):
             return losses, None
         targets = pack_3d(batch.targets, images.device)
         denoising = self._denoising(targets, where)
-        outputs = network.forward_features(
+        outputs = network.pts_bbox_head(
             self._features(images, batch.tokens),
             batch.geometry,
             memory,

@@ -100,7 +100,8 @@ class ProposalTrunk(nn.Module):
         self.mix = nn.Sequential(nn.Conv2d(inner, inner, 3, padding=1), nn.GroupNorm(8, inner), nn.ReLU())
         self.shared = nn.Sequential(nn.Conv2d(inner, dims, 3, padding=1), nn.ReLU())
         self.heat = nn.Conv2d(dims, num_classes, 1)
-        nn.init.constant_(self.heat.bias, -math.log(99.0))  # type: ignore[arg-type]
+        assert self.heat.bias is not None
+        nn.init.constant_(self.heat.bias, -math.log(99.0))
         self.ray = nn.Conv2d(_RAY_FEATURES, dims, 1, bias=False)
         self.hidden = nn.Conv2d(dims, dims, 1)
         self.place = nn.Conv2d(dims, _NUMBERS, 1)

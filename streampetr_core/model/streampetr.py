@@ -98,21 +98,6 @@ class StreamPETR(nn.Module):
             last_only: skip the heads of all decoder layers but the last.
         """
         features = self.extract_features(images)
-        return self.forward_features(
-            features, geometry, memory, position=position, prepended=prepended, last_only=last_only
-        )
-
-    def forward_features(
-        self,
-        features: ImageFeatures,
-        geometry: FrameGeometry,
-        memory: Memory | None,
-        *,
-        position: PositionEncoding | None = None,
-        prepended: PrependedQueries | None = None,
-        last_only: bool = False,
-    ) -> FrameOutputs:
-        """`forward_frame` from the features of `extract_features` on."""
         return self.pts_bbox_head(features, geometry, memory, position, prepended, last_only)
 
     def forward(self, images: Tensor, geometry: FrameGeometry, memory: Memory | None) -> FrameOutputs:
