@@ -6,7 +6,7 @@ Arrays are prefixed `f{i}_` for frame i and have no batch dimension. Legend: `N`
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from streampetr_core.boxes import NUSCENES_CLASSES
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.model import VARIANTS, FrameGeometry, Memory, PrependedQueries
+from streampetr_core.model.memory import empty_memory
 
 _MODELS = {
     "stream_petr_r50_428q": "r50_704_428q",
@@ -126,8 +128,15 @@ class Golden:
         embedding, reference, timestamp, pose, velocity = (
             self.get(frame, f"memory_{key}") for key in _MEMORY_KEYS
         )
-        unread = (embedding.new_zeros(*embedding.shape[:2], width) for width in (5, 10))
-        return Memory(embedding, reference, timestamp.double(), pose, velocity, next(unread), next(unread))
+        batch, length, dims = embedding.shape
+        return replace(
+            empty_memory(batch, length, dims, len(NUSCENES_CLASSES), embedding.device),
+            embedding=embedding,
+            reference=reference,
+            timestamp=timestamp.double(),
+            pose=pose,
+            velocity=velocity,
+        )
 
     def denoising(self, frame: int) -> PrependedQueries | None:
         """The denoising queries of a training frame; None in other kinds.

@@ -96,7 +96,7 @@ def carried_boxes(memory: Memory) -> tuple[Tensor, Tensor]:
         axes of the present frame.
     """
     turn = memory.pose[..., :2, :2]
-    sine_cosine = (turn @ memory.shape[..., [4, 3], None])[..., 0].flip(-1)
+    sine_cosine = (turn @ memory.shape[..., 3:5].flip(-1)[..., None])[..., 0].flip(-1)
     velocity = (turn @ memory.velocity[..., None])[..., 0]
     place = memory.reference[..., :2] + velocity * memory.timestamp.to(velocity.dtype)
     box = torch.cat((memory.shape[..., :3], sine_cosine, velocity), dim=-1)
