@@ -62,7 +62,7 @@ class Boxes3D:
         position_covariance: (N, 3, 3) of the centre, m^2, along the frame's axes; None = unknown for all.
         velocity_covariance: (N, 2, 2) of the velocity, (m/s)^2; None = unknown for all.
         lineage: (N,) number that a box has in common with the earlier boxes of the same query, which the network
-            carried on from frame to frame; 0 = unknown, None = unknown for all.
+            carried on from frame to frame or found to show the same object; 0 = unknown, None = unknown for all.
         frame_id: the frame of all of the above: "base_link", "map", ...
         frame_from_upright: (3, 3) rotation to this frame's axes from those in which all boxes stand upright, which
             are those they were predicted in; None = they stand upright in this frame.

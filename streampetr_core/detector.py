@@ -241,7 +241,7 @@ class Detector:
             boxes, self.last_queries = self._boxes(found, frame)
         mark("boxes")
         self._newest = outputs.memory_queries
-        lineage = self._lineage(None if kind else state.lineage)
+        lineage = self._lineage(outputs.origins, None if kind else state.lineage)
         if lineage is not None:
             boxes = replace(boxes, lineage=lineage[self.last_queries])
             lineage = lineage[self.last_memory_queries]
@@ -356,16 +356,14 @@ class Detector:
             present=mask,
         )
 
-    def _lineage(self, carried: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
-        """(Q,) a number for every query: a new one for fresh queries, the memory entry's for those it gave."""
-        fresh, propagated = self.variant.num_fresh, self.variant.num_propagated
-        if propagated == 0:
+    def _lineage(self, origins: Tensor | None, carried: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+        """(Q,) a number for every query: that of the memory entry that it continues, or a new one."""
+        if origins is None:
             return None
-        numbers = self._next_lineage + np.arange(fresh + propagated)
-        self._next_lineage += fresh + propagated
-        if carried is not None:
-            numbers[fresh:] = carried
-        return numbers
+        entries = origins[0].cpu().numpy()
+        numbers = self._next_lineage + np.arange(len(entries))
+        self._next_lineage += len(entries)
+        return numbers if carried is None else np.where(entries >= 0, carried[entries], numbers)
 
     def _boxes(self, found: Detections, frame: Frame) -> tuple[Boxes3D, NDArray[np.int64]]:
         """Boxes in base_link and their queries; everything leaves the device in one copy."""

@@ -16,7 +16,7 @@ from streampetr_core.errors import StreamPETRError
 from streampetr_core.model import Memory, StreamPETR, Variant
 from training.average import WeightAverage
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the meaning of a checkpoint's contents changes."""
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step_(\d+)\.pt")

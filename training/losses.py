@@ -20,7 +20,7 @@ from streampetr_core.model.proposals import focal_lengths, invert, ray_azimuths
 from training.batch import Batch
 from training.denoising import Denoising
 from training.losses_2d import losses_2d, one_hot
-from training.losses_proposals import proposal_losses
+from training.losses_proposals import deviation_loss, proposal_losses
 from training.matching import MatchWeights, assign, cost_2d, cost_3d
 from training.targets import Targets3D, auxiliary_channels, pack_2d, pack_3d
 
@@ -46,6 +46,7 @@ class LossSettings:
         cls_2d, bbox_2d, iou_2d, center_2d, centerness_2d: of the 2D head.
         heat, shift, half, depth, size, axis, heading, speed: of the cells that queries begin at, in networks with
             proposals.
+        deviation: of how far these are off, in networks that correct boxes.
         matching: weights of the assignment.
         synchronize_all: divide every loss by counts averaged over the processes, so that N processes of B samples
             learn what one of N B samples learns. As published (False) only the L1 losses outside of denoising are.
@@ -69,6 +70,7 @@ class LossSettings:
     axis: float = 0.5
     heading: float = 0.5
     speed: float = 0.1
+    deviation: float = 0.1
     matching: MatchWeights = field(default_factory=MatchWeights)
     synchronize_all: bool = False
 
@@ -159,6 +161,13 @@ def compute_losses(
             losses |= {name: _weights_2d(settings)[name] * loss for name, loss in two_d.items()}
         if outputs.proposals is not None:
             losses |= map_losses(outputs.proposals.maps, batch, settings, positives=local[2])
+        if outputs.proposals is not None and outputs.followed is not None:
+            low, high = logits.new_tensor(variant.pc_range).split(3)
+            places = outputs.proposals.reference.float() * (high - low) + low
+            scores = outputs.proposals.logits.detach().float().sigmoid()
+            total, cells = deviation_loss(places, scores, outputs.followed.deviations.float(), targets)
+            cells = mean_over_processes(cells) if settings.synchronize_all else cells
+            losses["proposal_loss_deviation"] = settings.deviation * total / cells.clamp(min=1.0)
     return losses
 
 

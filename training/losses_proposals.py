@@ -14,9 +14,14 @@ from torch.nn import functional
 
 from streampetr_core.model import ProposalMaps
 from streampetr_core.model.auxiliary_head import cell_centers
+from streampetr_core.model.box_filter import TAILS
 from streampetr_core.model.proposals import STRIDE
 from training.losses_2d import gaussian_focal, gaussians, heat_maps
-from training.targets import Targets2D
+from training.targets import Targets2D, Targets3D
+
+_ACROSS, _ALONG, _SEEN = 1.5, 0.3, 0.1
+"""How far a cell's target may be: metres across its ray, and a share of the range along it; and the score from
+which cells have one."""
 
 
 def proposal_losses(
@@ -86,3 +91,36 @@ def proposal_losses(
         "proposal_loss_heading": (heading_error * weight).sum() / positives,
         "proposal_loss_speed": (speed_error * weight).sum() / positives,
     }
+
+
+def deviation_loss(
+    places: Tensor, scores: Tensor, deviations: Tensor, targets: Targets3D
+) -> tuple[Tensor, Tensor]:
+    """How well the cells' deviations along and across their rays fit: the sum of their negative log likelihoods,
+    and of how many cells.
+
+    A cell's target is the one of its class nearest to its ray; distances are Student's, as in the filter.
+
+    Args:
+        places: (B, K, 3) metres, model frame, without gradient.
+        scores: (B, K, classes) likewise.
+        deviations: (B, K, 2) logarithms of metres.
+        targets: of the frames.
+    """
+    strength, label = scores.max(dim=-1)
+    reach = places[..., :2].norm(dim=-1, keepdim=True)
+    ray = (places[..., :2] / reach.clamp(min=1e-4))[:, :, None]
+    reach = reach.clamp(min=1.0)
+    offset = targets.codes[:, None, :, :2] - places[:, :, None, :2]
+    along = (offset * ray).sum(dim=-1)
+    across = ray[..., 0] * offset[..., 1] - ray[..., 1] * offset[..., 0]
+    fits = targets.valid[:, None] & (targets.labels[:, None] == label[..., None])
+    fits &= (across.abs() < _ACROSS) & (along.abs() < _ALONG * reach + 1.0)
+    cost = (across.abs() / _ACROSS + along.abs() / (_ALONG * reach)).masked_fill(~fits, math.inf)
+    least, nearest = cost.min(dim=-1, keepdim=True)
+    there = (least[..., 0].isfinite() & (strength > _SEEN)).to(deviations)
+    # cleaned before the product: a NaN that is masked only afterwards still has a NaN gradient
+    off = torch.cat((along.gather(2, nearest), across.gather(2, nearest)), dim=-1).nan_to_num(0.0, 0.0, 0.0)
+    far = (off * (-deviations).exp()).square().sum(dim=-1)
+    likelihood = 0.5 * (TAILS + 2.0) * torch.log1p(far / TAILS) + deviations.sum(dim=-1)
+    return (likelihood * there).sum(), there.sum()

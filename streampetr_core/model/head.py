@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from streampetr_core.model.box_filter import BoxFilter, Followed
+from streampetr_core.model.box_state import BoxState, turned
 from streampetr_core.model.coder import place_boxes
-from streampetr_core.model.counterparts import Counterparts
 from streampetr_core.model.decoder import Decoder, Transformer
 from streampetr_core.model.layers import ConditionalNorm, FeatureGate, mlp, modulate
 from streampetr_core.model.memory import (
     Memory,
-    carried_boxes,
+    box_states,
     empty_memory,
     enter_frame,
     fill_pseudo_points,
@@ -37,7 +38,7 @@ from streampetr_core.model.position_embedding import (
 )
 from streampetr_core.model.proposals import ProposalHead, Proposals
 from streampetr_core.model.queries import age_embedding, motion_embedding, reference_embedding, rest_embedding
-from streampetr_core.model.variants import Variant
+from streampetr_core.model.variants import UnknownVariantError, Variant
 
 _BOX = 7
 """Numbers of a box that a query begins with, beside its place."""
@@ -86,6 +87,7 @@ class FrameOutputs:
         prepended_logits, prepended_boxes: (layers, B, P, ...) of the prepended queries, None without.
         features: (B, N, C, H, W) image features, for the 2D head.
         proposals: where the image's own queries began; None in networks without.
+        followed: the boxes that queries began with; None in networks that correct none.
     """
 
     logits: Tensor
@@ -96,27 +98,34 @@ class FrameOutputs:
     prepended_boxes: Tensor | None
     features: Tensor
     proposals: Proposals | None = None
+    followed: Followed | None = None
+
+    @property
+    def origins(self) -> Tensor | None:
+        """(B, Q) the entry of this frame's memory that a query continues, -1 = none; None in networks without
+        memory. Propagated queries do, and image cells that show the object of one."""
+        if self.memory_queries is None:
+            return None
+        batch, count = self.memory_queries.shape
+        entries = torch.arange(count, device=self.memory_queries.device).expand(batch, -1)
+        cells = entries[:, :0] if self.followed is None else self.followed.partner
+        learned = self.logits.shape[2] - cells.shape[1] - count
+        return torch.cat((functional.pad(cells, (learned, 0), value=-1), entries), dim=1)
 
 
 @dataclass(frozen=True)
 class _Queries:
-    """content, position (B, Q, C), reference (B, Q, 3) in fractions, and the boxes (B, Q, 7) that queries begin
-    with (log length, width, height, sine and cosine of the yaw, vx, vy) and their scores (B, Q, classes) in
-    networks that correct them."""
+    """content, position (B, Q, C) and reference (B, Q, 3) in fractions."""
 
     content: Tensor
     position: Tensor
     reference: Tensor
-    box: Tensor | None
-    scores: Tensor | None
 
     def and_then(self, other: _Queries) -> _Queries:
         return _Queries(
             torch.cat((self.content, other.content), dim=1),
             torch.cat((self.position, other.position), dim=1),
             torch.cat((self.reference, other.reference), dim=1),
-            _both(self.box, other.box),
-            _both(self.scores, other.scores),
         )
 
 
@@ -162,9 +171,12 @@ class Head(nn.Module):
             self.time_embedding = nn.Sequential(nn.Linear(dims, dims), nn.LayerNorm(dims))
             self.ego_pose_pe = ConditionalNorm(180, dims)
             self.ego_pose_memory = ConditionalNorm(180, dims)
-            if variant.refines_boxes:
+        if variant.refines_boxes:
+            if not variant.num_proposals:
+                raise UnknownVariantError(f"model '{variant.name}' refines boxes, but no image cell proposes any")
+            self.box_filter = BoxFilter(dims, variant.class_names)
+            if variant.temporal:
                 self.carried_box = nn.Linear(_BOX + classes, dims)
-                self.counterparts = Counterparts(dims, classes)
         decoder = Decoder(dims, variant.num_heads, variant.feedforward_dims, variant.num_layers, variant.dropout)
         self.transformer = Transformer(decoder)
 
@@ -204,23 +216,26 @@ class Head(nn.Module):
         if prepended is not None:
             num_prepended = prepended.reference.shape[1]
             reference = torch.cat((prepended.reference, reference), dim=1)
-        content = reference.new_zeros(batch, reference.shape[1], self.variant.embed_dims)
-        box = scores = None
-        if self.variant.refines_boxes:
-            box = reference.new_zeros(batch, reference.shape[1], _BOX)
-            scores = reference.new_zeros(batch, reference.shape[1], len(self.variant.class_names))
-        proposals = None
-        if features.fine is not None:
-            proposals = self.propose(features, geometry)
-            reference = torch.cat((reference, proposals.reference), dim=1)
-            content = torch.cat((content, proposals.content), dim=1)
-            box = _both(box, proposals.shape)
-            scores = _both(scores, proposals.logits.detach().sigmoid())
-        queries = _Queries(content, self._place(reference), reference, box, scores)
-        past = past_position = entered = None
+        plain = reference.shape[1]
+        content = reference.new_zeros(batch, plain, self.variant.embed_dims)
+        proposals = followed = entered = past = past_position = None
         if self.variant.temporal:
             entered = self._enter(memory, geometry, tokens)
-            queries, past, past_position = self._align(entered, queries)
+        if features.fine is not None:
+            proposals = self.propose(features, geometry)
+            seen, told = proposals.reference, proposals.content
+            if self.variant.refines_boxes:
+                followed = self._follow(proposals, entered)
+                count = seen.shape[1]
+                seen = self._fractions(followed.state.place[:, :count])
+                told = told + followed.content[:, :count]
+            where = torch.cat((reference, seen.detach()), dim=1)
+            reference, content = torch.cat((reference, seen), dim=1), torch.cat((content, told), dim=1)
+        else:
+            where = reference
+        queries = _Queries(content, self._place(where), reference)
+        if entered is not None:
+            queries, past, past_position = self._align(entered, queries, followed)
         decoded = self.transformer.decoder(
             queries.content,
             queries.position,
@@ -234,8 +249,8 @@ class Head(nn.Module):
         )
         logits = self.cls_branches[0](decoded)
         boxes = place_boxes(self.reg_branches[0](decoded), queries.reference, self.pc_range)
-        if queries.box is not None:
-            boxes = boxes + functional.pad(queries.box, (3, 0))
+        if followed is not None:
+            boxes = boxes + functional.pad(followed.box, (3, 0, plain, 0))
         own = slice(num_prepended, None)
         next_memory = kept = None
         if entered is not None:
@@ -245,6 +260,7 @@ class Head(nn.Module):
                 decoded[-1][:, own],
                 logits[-1][:, own],
                 boxes[-1][:, own],
+                None if followed is None else self._states(followed, boxes[-1][:, own], logits[-1][:, own]),
                 self.variant.num_propagated,
                 geometry.world_from_model,
                 after,
@@ -258,6 +274,7 @@ class Head(nn.Module):
             boxes[:, :, :num_prepended] if num_prepended else None,
             features.tokens,
             proposals,
+            followed,
         )
 
     def _place(self, reference: Tensor) -> Tensor:
@@ -278,19 +295,62 @@ class Head(nn.Module):
         low, high = self.pc_range[:3], self.pc_range[3:]
         return fill_pseudo_points(memory, self.pseudo_reference_points.weight * (high - low) + low, starts)
 
-    def _align(self, memory: Memory, fresh: _Queries) -> tuple[_Queries, Tensor, Tensor]:
+    def _follow(self, proposals: Proposals, memory: Memory | None) -> Followed:
+        """The boxes of the image cells and of the first K memory entries."""
+        low, high = self.pc_range[:3], self.pc_range[3:]
+        scores = proposals.logits.detach().sigmoid()
+        fresh = self.box_filter.begin(
+            proposals.reference * (high - low) + low,
+            proposals.shape[..., :3],
+            proposals.axis,
+            proposals.heading,
+            proposals.speed,
+            scores,
+        )
+        if memory is None:
+            return self.box_filter.alone(fresh, scores)
+        first = memory.map(lambda x: x[:, : self.variant.num_propagated])
+        age = first.timestamp.float()
+        past = self.box_filter.carry(box_states(first), first.pose[..., :2, :2], age, first.scores)
+        return self.box_filter(fresh, scores, past, first.scores, age)
+
+    def _states(self, followed: Followed, boxes: Tensor, logits: Tensor) -> BoxState:
+        """What to remember of all own queries; those without a box begin with the decoder's."""
+        way = functional.normalize(boxes[..., 6:8], dim=-1)
+        begun = self.box_filter.begin(
+            boxes[..., :3],
+            boxes[..., 3:6],
+            turned(way, way),
+            0.5 * way,
+            boxes[..., 8:].norm(dim=-1, keepdim=True),
+            logits.sigmoid(),
+        )
+        missing = boxes.shape[1] - followed.box.shape[1]
+        known = followed.state.map(lambda x: functional.pad(x, (0, 0) * (x.dim() - 2) + (missing, 0)))
+        there = known.frames > 0
+
+        def choose(mine: Tensor, other: Tensor) -> Tensor:
+            return torch.where(there if mine.dim() == 3 else there[..., None], mine, other)
+
+        return known.join(begun, choose)
+
+    def _fractions(self, metres: Tensor) -> Tensor:
+        low, high = self.pc_range[:3], self.pc_range[3:]
+        return ((metres - low) / (high - low)).clamp(0.0, 1.0)
+
+    def _align(
+        self, memory: Memory, fresh: _Queries, followed: Followed | None
+    ) -> tuple[_Queries, Tensor, Tensor]:
         """Give queries and memory their motion and age; the first K memory entries become queries.
 
         Returns all queries, and content and position (B, M - K, C) of the rest of the memory.
         """
         dims, count = self.variant.embed_dims, self.variant.num_propagated
         low, high = self.pc_range[:3], self.pc_range[3:]
-        place, box, scores = memory.reference, None, None
-        if self.variant.refines_boxes:
-            carried, box = carried_boxes(memory.map(lambda x: x[:, :count]))
-            scores = memory.scores[:, :count]
-            place = torch.cat((carried, place[:, count:]), dim=1)
-        past_reference = (place - low) / (high - low)
+        past_reference = (memory.reference - low) / (high - low)
+        if followed is not None:
+            carried = self._fractions(followed.state.place[:, -count:])
+            past_reference = torch.cat((carried, past_reference[:, count:]), dim=1)
         motion = motion_embedding(memory.velocity, memory.timestamp, memory.pose)
         rest = rest_embedding(fresh.content)
         age = self.time_embedding(age_embedding(memory.timestamp, dims))
@@ -299,25 +359,15 @@ class Head(nn.Module):
             self.ego_pose_memory(fresh.content, rest),
             self.ego_pose_pe(fresh.position, rest) + no_age,
             fresh.reference,
-            fresh.box,
-            fresh.scores,
         )
-        past_position = self.ego_pose_pe(self._place(past_reference), motion) + age
+        past_position = self.ego_pose_pe(self._place(past_reference.detach()), motion) + age
         past = self.ego_pose_memory(memory.embedding, motion)
         first = past[:, :count]
-        if box is not None and scores is not None:
-            first = first + self.carried_box(torch.cat((box, scores), dim=-1))
-        propagated = _Queries(first, past_position[:, :count], past_reference[:, :count], box, scores)
-        queries = fresh.and_then(propagated)
-        if queries.box is not None and queries.scores is not None:
-            metres = (queries.reference * (high - low) + low).detach()
-            told = self.counterparts(queries.content, metres, queries.box, queries.scores, fresh.content.shape[1])
-            queries = replace(queries, content=queries.content + told)
-        return queries, past[:, count:], past_position[:, count:]
-
-
-def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    return None if first is None or second is None else torch.cat((first, second), dim=1)
+        if followed is not None:
+            box = torch.cat((followed.box[:, -count:], memory.scores[:, :count]), dim=-1)
+            first = first + self.carried_box(box) + followed.content[:, -count:]
+        propagated = _Queries(first, past_position[:, :count], past_reference[:, :count])
+        return fresh.and_then(propagated), past[:, count:], past_position[:, count:]
 
 
 def _token_mask(present: Tensor, tokens_per_camera: int) -> Tensor:

@@ -10,7 +10,10 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from streampetr_core.model.box_state import BoxState
+
+_SHAPE = 9
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,11 @@ class Memory:
         reference: (B, M, 3) metres.
         timestamp: (B, M, 1) float64 seconds: the age inside a frame, age minus the frame's time between frames.
         pose: (B, M, 4, 4) model frame of the entry's time to the present frame (inside) or the world (between).
-        velocity: (B, M, 2) metres per second, in the axes of the frame that predicted it, on purpose.
-        shape: (B, M, 5) log length, width, height, sine and cosine of the yaw in the same axes; published networks
-            read neither it nor the scores.
+        velocity: (B, M, 2) metres per second, in the axes of the frame that predicted it, on purpose; the filter's
+            own in networks with one, as are the places.
+        shape: (B, M, 9) log length, width, height, axis, heading, speed and frames of a `BoxState`, in the same
+            axes; published networks read neither it nor what follows.
+        spread: (B, M, 4, 4) covariance of x, y, vx, vy in the same axes.
         scores: (B, M, classes).
     """
 
@@ -34,6 +39,7 @@ class Memory:
     pose: Tensor
     velocity: Tensor
     shape: Tensor
+    spread: Tensor
     scores: Tensor
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Memory:
@@ -53,7 +59,8 @@ def empty_memory(batch: int, length: int, dims: int, classes: int, device: torch
         zeros(batch, length, 1, device=device, dtype=torch.float64),
         zeros(batch, length, 4, 4, device=device),
         zeros(batch, length, 2, device=device),
-        zeros(batch, length, 5, device=device),
+        zeros(batch, length, _SHAPE, device=device),
+        zeros(batch, length, 4, 4, device=device),
         zeros(batch, length, classes, device=device),
     )
 
@@ -70,6 +77,7 @@ def enter_frame(
         model_from_world[:, None] @ memory.pose,
         memory.velocity,
         memory.shape,
+        memory.spread,
         memory.scores,
     )
     if continues is None:
@@ -88,19 +96,9 @@ def fill_pseudo_points(memory: Memory, points: Tensor, starts: Tensor) -> Memory
     return replace(memory, reference=reference, pose=pose)
 
 
-def carried_boxes(memory: Memory) -> tuple[Tensor, Tensor]:
-    """Boxes of a memory inside a frame, where their velocity has carried them.
-
-    Returns:
-        (B, M, 3) metres, and (B, M, 7): log length, width, height, sine and cosine of the yaw, vx, vy; all in the
-        axes of the present frame.
-    """
-    turn = memory.pose[..., :2, :2]
-    sine_cosine = (turn @ memory.shape[..., 3:5].flip(-1)[..., None])[..., 0].flip(-1)
-    velocity = (turn @ memory.velocity[..., None])[..., 0]
-    place = memory.reference[..., :2] + velocity * memory.timestamp.to(velocity.dtype)
-    box = torch.cat((memory.shape[..., :3], sine_cosine, velocity), dim=-1)
-    return torch.cat((place, memory.reference[..., 2:]), dim=-1), box
+def box_states(memory: Memory) -> BoxState:
+    """The boxes of a memory inside a frame: as they were, but for their places, which are in this frame."""
+    return BoxState(memory.reference, memory.velocity, memory.spread, *memory.shape.split((3, 2, 2, 1, 1), dim=-1))
 
 
 def leave_frame(
@@ -108,30 +106,41 @@ def leave_frame(
     embedding: Tensor,
     logits: Tensor,
     boxes: Tensor,
+    states: BoxState | None,
     count: int,
     world_from_model: Tensor,
     timestamp: Tensor,
 ) -> tuple[Memory, Tensor]:
     """The memory with the `count` best queries in front, in the world frame, detached; and their indices (B, K).
 
-    `embedding` (B, Q, C), `logits` (B, Q, classes) and `boxes` (B, Q, 10) are the last decoder layer's. The result
-    has K + M entries; the next frame drops the oldest.
+    `embedding` (B, Q, C), `logits` (B, Q, classes) and `boxes` (B, Q, 10) are the last decoder layer's; networks
+    with a filter remember its `states` in the place of the boxes. The result has K + M entries; the next frame
+    drops the oldest.
     """
     scores = logits.sigmoid()
     index = scores.amax(dim=-1).topk(count, dim=1).indices
-    chosen = boxes.gather(1, index[..., None].expand(-1, -1, boxes.shape[-1]))
     batch = embedding.shape[0]
-    shape = torch.cat((chosen[..., 3:6], functional.normalize(chosen[..., 6:8], dim=-1)), dim=-1)
+
+    def chosen(x: Tensor) -> Tensor:
+        return x[torch.arange(batch, device=x.device)[:, None], index]
+
+    if states is None:
+        place, velocity = chosen(boxes[..., :3]), chosen(boxes[..., -2:])
+        shape, spread = memory.shape.new_zeros(batch, count, _SHAPE), memory.spread.new_zeros(batch, count, 4, 4)
+    else:
+        kept = states.map(chosen)
+        place, velocity, spread = kept.place, kept.velocity, kept.spread
+        shape = torch.cat((kept.log_size, kept.axis, kept.heading, kept.speed, kept.frames), dim=-1)
     identity = torch.eye(4, dtype=memory.pose.dtype, device=memory.pose.device).expand(batch, count, 4, 4)
-    best = embedding.gather(1, index[..., None].expand(-1, -1, embedding.shape[-1]))
     joined = Memory(
-        torch.cat((best, memory.embedding), 1),
-        torch.cat((chosen[..., :3], memory.reference), 1),
+        torch.cat((chosen(embedding), memory.embedding), 1),
+        torch.cat((place, memory.reference), 1),
         torch.cat((memory.timestamp.new_zeros(batch, count, 1), memory.timestamp), 1),
         torch.cat((identity, memory.pose), 1),
-        torch.cat((chosen[..., -2:], memory.velocity), 1),
+        torch.cat((velocity, memory.velocity), 1),
         torch.cat((shape, memory.shape), 1),
-        torch.cat((scores.gather(1, index[..., None].expand(-1, -1, scores.shape[-1])), memory.scores), 1),
+        torch.cat((spread, memory.spread), 1),
+        torch.cat((chosen(scores), memory.scores), 1),
     ).map(Tensor.detach)
     return (
         Memory(
@@ -141,6 +150,7 @@ def leave_frame(
             world_from_model[:, None] @ joined.pose,
             joined.velocity,
             joined.shape,
+            joined.spread,
             joined.scores,
         ),
         index,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from streampetr_core.model.box_state import facing_way, turned
 from streampetr_core.model.memory import transform_points
 from streampetr_core.model.position_embedding import FrameGeometry
 
@@ -79,6 +80,9 @@ class Proposals:
         logits: (B, K, classes) heat of the cells.
         shape: (B, K, 7) log length, width, height, sine and cosine of the yaw, vx and vy in the model frame;
             without gradient.
+        axis, heading: (B, K, 2) sine and cosine of twice the yaw and of the yaw, short where they are not known;
+            model frame, without gradient.
+        speed: (B, K, 1) metres per second, without gradient.
         maps: of all cells.
     """
 
@@ -86,6 +90,9 @@ class Proposals:
     content: Tensor
     logits: Tensor
     shape: Tensor
+    axis: Tensor
+    heading: Tensor
+    speed: Tensor
     maps: ProposalMaps
 
 
@@ -147,13 +154,13 @@ class ProposalHead(nn.Module):
             low, high = pc_range[:3], pc_range[3:]
             points = place_cells(maps, index, model_from_image, geometry.intrinsics)
             reference = ((points - low) / (high - low)).clamp(0.0, 1.0)
-            shape = shape_cells(maps, index, ray_azimuths(model_from_image, size))
+            shape, axis, heading, speed = shape_cells(maps, index, ray_azimuths(model_from_image, size))
         logits = maps.heat.gather(1, index[..., None].expand(-1, -1, maps.heat.shape[-1]))
         image = torch.div(index, cells, rounding_mode="floor")
         image = image + torch.arange(batch, device=index.device)[:, None] * fine.shape[1]
         chosen = shared.flatten(2)[image, :, index % cells]
         content = self.content(torch.cat((chosen, logits.detach(), shape), dim=-1))
-        return Proposals(reference, content, logits, shape, maps)
+        return Proposals(reference, content, logits, shape, axis, heading, speed, maps)
 
 
 def read_maps(
@@ -214,24 +221,19 @@ def ray_azimuths(model_from_image: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.atan2(way[:, :, 1], way[:, :, 0]).flatten(1)
 
 
-def shape_cells(maps: ProposalMaps, index: Tensor, azimuths: Tensor) -> Tensor:
-    """(B, K, 7) log length, width, height, sine and cosine of the yaw, vx and vy in the model frame, of cells; the
-    velocity is the mean of what the two ways to face would make of the speed."""
+def shape_cells(maps: ProposalMaps, index: Tensor, azimuths: Tensor) -> tuple[Tensor, ...]:
+    """`shape`, `axis`, `heading` and `speed` of cells, see `Proposals`; the velocity is the mean of what the two
+    ways to face would make of the speed."""
     sizes = maps.log_size.gather(1, index[..., None].expand(-1, -1, 3))
     axis, heading = (x.gather(1, index[..., None].expand(-1, -1, 2)) for x in (maps.axis, maps.heading))
-    yaw, certainty = seen_yaw(axis, heading)
-    yaw = yaw + azimuths.gather(1, index)
+    azimuth = azimuths.gather(1, index)
+    ray = torch.stack((azimuth.sin(), azimuth.cos()), dim=-1)
+    axis, heading = turned(axis, turned(ray, ray)), turned(heading, ray)
+    yaw, certainty = facing_way(axis, heading)
     way = torch.stack((yaw.sin(), yaw.cos()), dim=-1)
-    speed = maps.speed.gather(1, index) * certainty
-    return torch.cat((sizes, way, speed[..., None] * way.flip(-1)), dim=-1)
-
-
-def seen_yaw(axis: Tensor, heading: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., 2) and (..., 2) -> (...) radians along the ray: the one of the axis's ways that `heading` prefers; and
-    how much it does, 0 to 1: its chances less those of the other way, since `heading` is the mean of both."""
-    angle = torch.atan2(axis[..., 0], axis[..., 1]) / 2.0
-    forward = heading[..., 0] * angle.sin() + heading[..., 1] * angle.cos()
-    return torch.where(forward >= 0, angle, angle + math.pi), forward.abs().clamp(max=1.0)
+    speed = maps.speed.gather(1, index)[..., None]
+    velocity = speed * certainty[..., None] * way.flip(-1)
+    return torch.cat((sizes, way, velocity), dim=-1), axis, heading, speed
 
 
 def best_cells(maps: ProposalMaps, present: Tensor | None, count: int) -> Tensor:

@@ -31,8 +31,8 @@ class Variant:
         num_proposals: queries that begin at the best image cells, see `proposals`; 0 = none, as published.
         num_propagated: queries taken over from the memory; also how many a frame gives to it. 0 = no memory.
         memory_length: entries kept from frame to frame.
-        refines_boxes: queries that begin with a box, of an image cell or of the memory, give a correction of it,
-            and the memory's begin where their velocity has carried them; published ones begin with a place alone.
+        refines_boxes: queries of image cells and of the memory begin with the boxes of a filter, see `box_filter`,
+            and give a correction; published ones begin with a place alone.
         dropout: in training.
         drop_path: largest probability of stochastic depth in the ViT's blocks, in training.
         class_names: of the 3D head, in order.

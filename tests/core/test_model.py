@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from streampetr_core.model import (
 )
 from streampetr_core.model.folding import fold_batch_norm
 from streampetr_core.model.layers import sine_embedding
-from streampetr_core.model.memory import carried_boxes, leave_frame
+from streampetr_core.model.memory import leave_frame
 from streampetr_core.recipe import recipe_state_dict, recipe_weight
 
 KEY_LISTS = {
@@ -212,7 +211,8 @@ def test_gradients_reach_everything_that_is_trained() -> None:
         retain_graph=True
     )
     maps = outputs.proposals.maps
-    (maps.heat.sum() + maps.log_depth.sum() + maps.heading.sum()).backward()
+    assert outputs.followed is not None
+    (maps.heat.sum() + maps.log_depth.sum() + maps.heading.sum() + outputs.followed.deviations.sum()).backward()
     assert outputs.memory is not None
     assert not outputs.memory.embedding.requires_grad
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -226,11 +226,13 @@ def test_the_best_queries_enter_the_memory_first() -> None:
     embedding = torch.arange(6.0).reshape(1, 3, 2)
     old = Memory(
         torch.zeros(1, 1, 2), torch.ones(1, 1, 3), torch.zeros(1, 1, 1).double(), torch.zeros(1, 1, 4, 4),
-        torch.zeros(1, 1, 2), torch.zeros(1, 1, 5), torch.zeros(1, 1, 1),
+        torch.zeros(1, 1, 2), torch.zeros(1, 1, 9), torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 1),
     )  # fmt: skip
     world_from_model = torch.eye(4)[None].clone()
     world_from_model[0, :3, 3] = torch.tensor([10.0, 20.0, 30.0])
-    new, index = leave_frame(old, embedding, logits, boxes, 2, world_from_model, torch.tensor([7.0]).double())
+    new, index = leave_frame(
+        old, embedding, logits, boxes, None, 2, world_from_model, torch.tensor([7.0]).double()
+    )
     assert index.tolist() == [[1, 2]]
     assert new.reference[0].tolist() == [[20.0, 31.0, 42.0], [30.0, 41.0, 52.0], [11.0, 21.0, 31.0]]
     assert new.velocity[0, :2].tolist() == [[18.0, 19.0], [28.0, 29.0]]
@@ -239,46 +241,36 @@ def test_the_best_queries_enter_the_memory_first() -> None:
     assert torch.equal(new.pose[0, 2], torch.zeros(4, 4))
 
 
-def test_carried_boxes_are_where_objects_have_gone_and_turned_with_the_axes() -> None:
-    """Half a second at 4 m/s along the x of a frame that has since turned by 90 degrees: 2 m along today's y."""
-    turned = torch.eye(4)
-    turned[:2, :2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-    memory = Memory(
-        torch.zeros(1, 2, 2),
-        torch.tensor([[[10.0, 5.0, 0.5]] * 2]),
-        torch.full((1, 2, 1), 0.5).double(),
-        turned.expand(1, 2, 4, 4),
-        torch.tensor([[[4.0, 0.0], [0.0, 0.0]]]),
-        torch.tensor([[[1.5, 0.6, 0.4, math.sin(0.3), math.cos(0.3)]] * 2]),
-        torch.zeros(1, 2, 1),
-    )
-    place, box = carried_boxes(memory)
-    torch.testing.assert_close(place[0], torch.tensor([[10.0, 7.0, 0.5], [10.0, 5.0, 0.5]]))
-    yaw = 0.3 + math.pi / 2
-    expected = torch.tensor([1.5, 0.6, 0.4, math.sin(yaw), math.cos(yaw), 0.0, 4.0])
-    torch.testing.assert_close(box[0, 0], expected)
-
-
-def test_boxes_are_corrected_from_frame_to_frame() -> None:
-    """A network that has not learned to correct gives a cell's box, and in the next frame the memory's again."""
+def test_queries_begin_with_the_filters_boxes_and_the_memory_keeps_its_states() -> None:
+    """A network that has not learned to correct gives just these boxes; the corrections are not remembered."""
     torch.manual_seed(3)
     network = StreamPETR(variant("tiny")).eval()
     images, geometry = _small_inputs()
+    learned, count = network.variant.num_queries, network.variant.num_propagated
     with torch.no_grad():
-        first = network.forward_frame(images, geometry, None)
-        assert first.proposals is not None
-        assert first.memory is not None
-        fresh = slice(network.variant.num_queries, network.variant.num_fresh)
-        torch.testing.assert_close(first.boxes[-1][:, fresh, 3:], first.proposals.shape)
-        later = replace(geometry, timestamp=geometry.timestamp + 0.5)
-        second = network.forward_frame(images, later, first.memory)
-    count = network.variant.num_propagated
-    again = second.boxes[-1][:, -count:]
-    torch.testing.assert_close(again[..., 3:8], first.memory.shape[:, :count], atol=1e-5, rtol=0)
-    moved = first.memory.reference[:, :count, :2] + 0.5 * first.memory.velocity[:, :count]
-    inside = (moved.abs() < 51.0).all(-1)
+        outputs = network.forward_frame(images, geometry, None)
+        for step in range(1, 3):
+            later = replace(geometry, timestamp=geometry.timestamp + 0.5 * step)
+            outputs = network.forward_frame(images, later, outputs.memory)
+    assert outputs.followed is not None
+    assert outputs.memory is not None
+    assert outputs.memory_queries is not None
+    state, boxes = outputs.followed.state, outputs.boxes[-1][:, learned:]
+    torch.testing.assert_close(boxes[..., 3:], outputs.followed.box)
+    inside = (state.place.abs() < torch.tensor([51.0, 51.0, 2.9])).all(-1)
     assert inside.any()
-    torch.testing.assert_close(again[..., :2][inside], moved[inside], atol=1e-3, rtol=0)
+    torch.testing.assert_close(boxes[..., :3][inside], state.place[inside], atol=1e-3, rtol=0)
+    with torch.no_grad():
+        network.pts_bbox_head.get_parameter("reg_branches.0.4.bias").fill_(0.5)
+        corrected = network.forward_frame(images, geometry, None)
+    assert corrected.memory is not None
+    assert corrected.memory_queries is not None
+    assert corrected.followed is not None
+    kept = corrected.memory_queries[0] - learned
+    from_cells = (kept >= 0) & (kept < network.variant.num_proposals)
+    assert from_cells.any()
+    remembered = corrected.memory.reference[0, :count][from_cells]
+    torch.testing.assert_close(remembered, corrected.followed.state.place[0, kept[from_cells]])
 
 
 def test_variants_differ_where_they_should() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from streampetr_core.model import VARIANTS, FrameGeometry, StreamPETR
-from streampetr_core.model.counterparts import Counterparts
+from streampetr_core.model.box_state import facing_way
 from streampetr_core.model.proposals import (
     STRIDE,
     ProposalMaps,
@@ -19,7 +19,6 @@ from streampetr_core.model.proposals import (
     ray_azimuths,
     ray_features,
     read_maps,
-    seen_yaw,
     shape_cells,
 )
 
@@ -101,8 +100,8 @@ def test_a_heading_along_the_ray_is_a_yaw_in_the_model_frame(mirrored: bool) -> 
     ways = [along(model_from_image, cell, 10.0) - along(model_from_image, cell, 5.0) for cell in (front, back)]
     maps = empty_maps()
     maps.axis[..., 1] = maps.heading[..., 1] = 1.0
-    found = shape_cells(maps, torch.tensor([[front, back]]), azimuths)[0]
-    for row, way in zip(found, ways, strict=True):
+    found, *_ = shape_cells(maps, torch.tensor([[front, back]]), azimuths)
+    for row, way in zip(found[0], ways, strict=True):
         torch.testing.assert_close(torch.atan2(row[3], row[4]), torch.atan2(way[1], way[0]), atol=1e-5, rtol=0)
     assert abs(float(azimuths[0, front])) < 0.3
     assert abs(float(azimuths[0, back])) > 2.5
@@ -110,11 +109,16 @@ def test_a_heading_along_the_ray_is_a_yaw_in_the_model_frame(mirrored: bool) -> 
     maps.heading[0, back] = torch.tensor([0.2, 0.05])  # 60 : 40 for this way
     maps.log_size[0, back] = torch.tensor([1.5, 0.6, 0.4])
     maps.speed[0, back] = 3.0
-    crossing = shape_cells(maps, torch.tensor([[back]]), azimuths)[0, 0]
+    crossing, axis, heading, speed = (x[0, 0] for x in shape_cells(maps, torch.tensor([[back]]), azimuths))
     turned = azimuths[0, back] + torch.pi / 2
     sine, cosine = turned.sin(), turned.cos()
     expected = torch.tensor([1.5, 0.6, 0.4, sine, cosine, 0.6 * cosine, 0.6 * sine])
     torch.testing.assert_close(crossing, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(axis, torch.stack(((2.0 * turned).sin(), (2.0 * turned).cos())))
+    yaw, certain = facing_way(axis, heading)
+    torch.testing.assert_close(torch.stack((yaw.sin(), yaw.cos())), expected[3:5], atol=1e-5, rtol=0)
+    assert float(certain) == pytest.approx(0.2)
+    assert speed.tolist() == [3.0]
 
 
 @pytest.mark.parametrize("yaw", [0.0, 0.4, 1.5, 1.6, 3.0, -0.4, -1.5, -1.6, -3.0])
@@ -122,7 +126,7 @@ def test_of_an_axis_two_ways_the_heading_chooses_one(yaw: float) -> None:
     angle = torch.tensor(yaw)
     axis = torch.stack(((2.0 * angle).sin(), (2.0 * angle).cos()))
     rough = angle + 0.9
-    found, certainty = seen_yaw(axis, 0.1 * torch.stack((rough.sin(), rough.cos())))
+    found, certainty = facing_way(axis, 0.1 * torch.stack((rough.sin(), rough.cos())))
     assert float(certainty) == pytest.approx(0.1 * math.cos(0.9))
     torch.testing.assert_close(torch.stack((found.sin(), found.cos())), torch.stack((angle.sin(), angle.cos())))
 
@@ -217,34 +221,6 @@ def test_the_image_learns_from_the_queries_content_but_not_from_their_place(smal
     head = small.pts_bbox_head.proposals
     assert float(head.content.weight.grad.abs().max()) > 0.0  # type: ignore[union-attr]
     assert head.trunk.heat.weight.grad is None
-
-
-def test_counterparts_tell_how_far_the_memorys_box_is() -> None:
-    """A cell's car, the memory's 1 m ahead of it and 2 m/s faster, one far away, and a query without box."""
-    torch.manual_seed(0)
-    counterparts = Counterparts(64, 2)
-    with torch.no_grad():
-        counterparts.told.weight.zero_()
-        counterparts.told.weight[:13] = torch.eye(13)
-        counterparts.told.bias.zero_()
-        counterparts.none.fill_(-30.0)
-    place = torch.tensor([[[0.0, 0.0, 0.0], [10.0, 5.0, 0.0], [11.0, 5.0, 0.2], [-20.0, 5.0, 0.0]]])
-    box = torch.tensor([[[0.0] * 7, [1.0, 0.5, 0.4, 0.0, 1.0, 3.0, 0.0], [1.2, 0.5, 0.4, 0.0, 1.0, 5.0, 0.0],
-                         [1.0, 0.5, 0.4, 0.0, 1.0, 0.0, 0.0]]])  # fmt: skip
-    scores = torch.tensor([[[0.0, 0.0], [0.8, 0.0], [0.5, 0.0], [0.9, 0.0]]])
-    told = counterparts(torch.randn(1, 4, 64), place, box, scores, 2)[0, :, :13].detach()
-    expected = torch.tensor([0.5, 0.0, 0.1, 0.2, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 1.0, 0.5, 0.0])
-    torch.testing.assert_close(told[1], expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(told[2, :10], -expected[:10], atol=1e-4, rtol=0)
-    assert told[0].tolist() == [0.0] * 13
-    assert float(told[3].abs().max()) < 1e-4  # nothing near it
-    with torch.no_grad():
-        counterparts.none.fill_(0.0)
-        unsure = counterparts(torch.randn(1, 4, 64), place, box, scores, 2)[0, 1, 10]
-        scores[0, 2] = torch.tensor([0.0, 0.5])  # of another class
-        other = counterparts(torch.randn(1, 4, 64), place, box, scores, 2)[0, 1, 10]
-    assert 0.2 < float(unsure) < 0.4
-    assert float(other) < 1e-3
 
 
 def test_published_networks_have_no_proposals() -> None:

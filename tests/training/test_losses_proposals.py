@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from streampetr_core.model import ProposalMaps
-from training.losses_proposals import proposal_losses
-from training.targets import Targets2D
+from training.losses_proposals import deviation_loss, proposal_losses
+from training.targets import Targets2D, Targets3D, encode_boxes
 
 SIZE = (4, 8)
 CELLS = SIZE[0] * SIZE[1]
@@ -111,3 +111,61 @@ def test_cells_without_a_centre_nearby_have_no_place_to_learn() -> None:
     learns = torch.nonzero(maps.log_depth.grad[0]).flatten().tolist()
     assert learns == [1, 2, 3, 9, 10, 11, 17, 18, 19, 22, 23, 30, 31]
     assert torch.nonzero(maps.shift.grad[0].any(-1)).flatten().tolist() == learns
+
+
+def cells_and_objects(count: int = 4000) -> tuple[torch.Tensor, torch.Tensor, Targets3D]:
+    """Places, scores and targets: one object a frame, of which a cell is off by 2 m along and 0.3 m across."""
+    generator = torch.Generator().manual_seed(2)
+    azimuth = 6.28 * torch.rand(count, 1, generator=generator)
+    ray = torch.cat((azimuth.cos(), azimuth.sin()), dim=-1)
+    off = torch.tensor([2.0, 0.3]) * torch.randn(count, 2, generator=generator)
+    center = (30.0 + off[:, :1]) * ray + off[:, 1:] * torch.stack((-ray[:, 1], ray[:, 0]), dim=-1)
+    boxes = torch.zeros(count, 1, 9)
+    boxes[:, 0, :2], boxes[..., 3:6] = center, 1.0
+    labels = torch.ones(count, 1, dtype=torch.long)
+    targets = Targets3D(boxes, encode_boxes(boxes), labels, labels > 0, (1,) * count)
+    places = torch.cat((30.0 * ray, torch.zeros(count, 1)), dim=-1)[:, None]
+    scores = torch.tensor([0.1, 0.8, 0.05]).expand(count, 1, 3)
+    return places, scores, targets
+
+
+def test_deviations_fit_best_where_they_are_true() -> None:
+    places, scores, targets = cells_and_objects()
+    said = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.Adam([said], 0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        total, cells = deviation_loss(places, scores, said.expand(len(places), 1, 2), targets)
+        (total / cells).backward()
+        optimizer.step()
+    along, across = said.detach().exp().tolist()
+    # Student's tails take a part of a Gaussian's width
+    assert 1.5 < along < 2.2
+    assert 0.22 < across < 0.33
+
+
+def test_deviations_learn_only_from_cells_that_show_something() -> None:
+    places, scores, targets = cells_and_objects(50)
+    said = torch.zeros(50, 1, 2, requires_grad=True)
+    nothing = (
+        deviation_loss(places, 0.1 * scores, said, targets),  # too faint
+        deviation_loss(places, scores.flip(-1).roll(1, -1), said, targets),  # of another class
+        deviation_loss(0.3 * places, scores, said, targets),  # too near
+        deviation_loss(places, scores, said, replace(targets, valid=~targets.valid)),
+    )
+    assert [float(cells) for _, cells in nothing] == [0.0] * 4
+    sum((total for total, _ in nothing), torch.zeros(())).backward()
+    assert said.grad is not None
+    assert float(said.grad.abs().max()) == 0.0
+
+
+def test_targets_without_a_finite_place_teach_no_deviation() -> None:
+    places, scores, targets = cells_and_objects(50)
+    codes = targets.codes.clone()
+    codes[0, 0, 0] = math.nan
+    said = torch.zeros(50, 1, 2, requires_grad=True)
+    deviation_loss(places, scores, said, replace(targets, codes=codes))[0].backward()
+    assert said.grad is not None
+    assert said.grad.isfinite().all()
+    assert float(said.grad[0].abs().max()) == 0.0
+    assert float(said.grad[1].abs().max()) > 0.0
