@@ -20,7 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from streampetr_core.model.box_state import BoxState, facing_way, invert_symmetric, oriented, rows, turned
+from streampetr_core.model.box_state import (
+    BoxState,
+    distance,
+    facing_way,
+    invert_symmetric,
+    oriented,
+    rows,
+    turned,
+)
 
 _LEAST = 1e-4
 TAILS = 4.0
@@ -78,7 +86,8 @@ class Followed:
         box: (B, Q, 7) log length, width, height, sine and cosine of the yaw, vx, vy; zeros where there is none.
         content: (B, Q, dims) what queries are told of their counterparts and of how sure all that is.
         deviations: (B, F, 2) of the cells, see `BoxFilter.deviations`.
-        partner: (B, F) the memory's query that shows the same object more likely than not; -1 = there is none.
+        partner: (B, F) the memory's query that shows the same object more likely than not, and of which no other cell
+            shows more; -1 = there is none.
     """
 
     state: BoxState
@@ -141,18 +150,23 @@ class BoxFilter(nn.Module):
         """
         with torch.no_grad():
             of_fresh, of_past = self.associate(fresh, scores, past, old_scores)
-            one = torch.cat((fresh.place / _METRES, self.tell(fresh, scores)[0]), dim=-1)
-            other = torch.cat((past.place / _METRES, self.tell(past, old_scores)[0]), dim=-1)
+            before, all_scores = fresh.and_then(past), torch.cat((scores, old_scores), dim=1)
+            numbers = torch.cat((before.place / _METRES, self.tell(before, all_scores)[0]), dim=-1)
+            one, other = numbers.split((fresh.place.shape[1], past.place.shape[1]), dim=1)
             corrected = self.correct(past, fresh, of_past, age)
             state = self.take_over(fresh, corrected, of_fresh).and_then(corrected)
-        box, certain = self.tell(state, torch.cat((scores, old_scores), dim=1))
+        box, certain = self.tell(state, all_scores)
         sides = ((of_fresh, one, other, old_scores), (of_past.transpose(1, 2), other, one, scores))
         told = [
             torch.cat((part @ theirs - part.sum(-1, True) * own, part.sum(-1, True), part @ their_scores), dim=-1)
             for part, own, theirs, their_scores in sides
         ]
         content = self.told(torch.cat((torch.cat(told, dim=1), certain), dim=-1))
-        partner = of_fresh.argmax(dim=-1).masked_fill(of_fresh.sum(dim=-1) < 0.5, -1)
+        # each the other's best: a number of identity belongs to one cell
+        partner = of_fresh.argmax(dim=-1)
+        chosen = of_past.argmax(dim=1).gather(1, partner)
+        mine = torch.arange(partner.shape[1], device=partner.device)
+        partner = partner.masked_fill((of_fresh.sum(dim=-1) < 0.5) | (chosen != mine), -1)
         deviations = self.deviations(fresh.place, scores)
         return Followed(state, box, content * (state.frames > 0), deviations, partner)
 
@@ -220,8 +234,7 @@ class BoxFilter(nn.Module):
         may show in several cells, and be several times in the memory."""
         offset = fresh.place[:, :, None, :2] - past.place[:, None, :, :2]
         spread = fresh.spread[:, :, None, :2, :2] + past.spread[:, None, :, :2, :2]
-        inverse, determinant = invert_symmetric(spread)
-        far = (offset[..., None, :] @ inverse @ offset[..., None])[..., 0, 0].clamp(min=0.0)
+        far, determinant = distance(offset, spread)
         near = -0.5 * (TAILS + 2.0) * torch.log1p(far / TAILS) - 0.5 * determinant.log() - math.log(math.tau)
         agreement = (_seems(scores) @ old_scores.transpose(1, 2)).clamp(min=_LEAST).log()
         old_agreement = (scores @ _seems(old_scores).transpose(1, 2)).clamp(min=_LEAST).log()
@@ -247,15 +260,14 @@ class BoxFilter(nn.Module):
         seen = fresh.map(lambda x: rows(x, likeliest[..., 0]))
         noise = seen.spread[..., :2, :2] * (_PAUSE / age.clamp(min=1e-2)).clamp(min=1.0)[..., None]
         known = past.spread[..., :2, :2]
-        inverse, _ = invert_symmetric(known + noise)
-        far = (innovation[..., None, :] @ inverse @ innovation[..., None])[..., 0]
         # outliers count for less
-        inverse, _ = invert_symmetric(known + noise * ((TAILS + far) / (TAILS + 2.0)).clamp(min=1.0)[..., None])
-        gain = past.spread[..., :, :2] @ inverse
+        far = distance(innovation, known + noise)[0][..., None, None]
+        noise = noise * ((TAILS + far) / (TAILS + 2.0)).clamp(min=1.0)
+        gain = past.spread[..., :, :2] @ invert_symmetric(known + noise)
         moved = sure * (gain @ innovation[..., None])[..., 0]
         mean = sure * innovation
         others = offset - mean[:, :, None]
-        unsure = (share[..., None, None] * (others[..., :, None] * others[..., None, :])).sum(dim=2)
+        unsure = (share[..., None] * others).transpose(-1, -2) @ others
         unsure = unsure + ((1.0 - sure) * mean)[..., None] * mean[..., None, :]
         unsure = gain @ unsure @ gain.transpose(-1, -2)
         spread = past.spread - sure[..., None] * (gain @ past.spread[..., :2, :]) + unsure

@@ -79,9 +79,17 @@ def facing_way(axis: Tensor, heading: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(forward >= 0, angle, angle + math.pi), forward.abs().clamp(max=1.0)
 
 
-def invert_symmetric(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverses and determinants of symmetric positive matrices (..., 2, 2)."""
+def invert_symmetric(matrix: Tensor) -> Tensor:
+    """Inverses of symmetric positive matrices (..., 2, 2)."""
     a, b, d = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 1]
+    found = torch.stack((d, -b, -b, a), dim=-1) / (a * d - b * b).clamp(min=1e-9)[..., None]
+    return found.unflatten(-1, (2, 2))
+
+
+def distance(offset: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    """Squares of offsets (..., 2) in deviations of their covariances (..., 2, 2), Mahalanobis' distance, and
+    these covariances' determinants, (...) each."""
+    a, b, d = spread[..., 0, 0], spread[..., 0, 1], spread[..., 1, 1]
+    x, y = offset[..., 0], offset[..., 1]
     determinant = (a * d - b * b).clamp(min=1e-9)
-    rows = torch.stack((torch.stack((d, -b), dim=-1), torch.stack((-b, a), dim=-1)), dim=-2)
-    return rows / determinant[..., None, None], determinant
+    return ((d * x * x - 2.0 * b * x * y + a * y * y) / determinant).clamp(min=0.0), determinant
