@@ -86,8 +86,8 @@ class Followed:
         box: (B, Q, 7) log length, width, height, sine and cosine of the yaw, vx, vy; zeros where there is none.
         content: (B, Q, dims) what queries are told of their counterparts and of how sure all that is.
         deviations: (B, F, 2) of the cells, see `BoxFilter.deviations`.
-        partner: (B, F) the memory's query that shows the same object more likely than not, and of which no other cell
-            shows more; -1 = there is none.
+        partner: (B, F) the memory's query that shows the same object more likely than not, and of which no other
+            cell shows more; -1 = there is none.
     """
 
     state: BoxState
