@@ -176,7 +176,7 @@ class TrackerConfig:
         ("motorcycle", "bicycle"),
     )
     flip: float = 1.0
-    lineage: float = 3.0
+    lineage: float = 1.0
     lone_gate: float = 3.0
     heading_spread: float = 0.3
     size_spread: float = 0.3
