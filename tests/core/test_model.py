@@ -273,6 +273,11 @@ def test_queries_begin_with_the_filters_boxes_and_the_memory_keeps_its_states() 
     torch.testing.assert_close(remembered, corrected.followed.state.place[0, kept[from_cells]])
 
 
+def test_boxes_without_image_cells_to_correct_them_are_refused() -> None:
+    with pytest.raises(UnknownVariantError, match="'tiny' refines boxes"):
+        StreamPETR(replace(variant("tiny"), num_proposals=0))
+
+
 def test_variants_differ_where_they_should() -> None:
     assert variant("r50_704_900q").num_queries + variant("r50_704_900q").num_propagated == 900
     assert not variant("petr_r50_704").temporal

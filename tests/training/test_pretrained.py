@@ -19,7 +19,16 @@ from training.config import ConfigError, NetworkConfig
 from training.network import build_network
 from training.pretrained import PretrainedError, load_backbone, load_matching
 
-SMALL = replace(TINY, embed_dims=32, num_heads=2, num_layers=1, backbone_width=8, num_queries=10, num_proposals=0)
+SMALL = replace(
+    TINY,
+    embed_dims=32,
+    num_heads=2,
+    num_layers=1,
+    backbone_width=8,
+    num_queries=10,
+    num_proposals=0,
+    refines_boxes=False,
+)
 
 State = dict[str, Tensor]
 
