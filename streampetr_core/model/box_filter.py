@@ -333,11 +333,9 @@ class BoxFilter(nn.Module):
         reach = state.place[..., :2].norm(dim=-1, keepdim=True)
         ray = state.place[..., :2] / reach.clamp(min=_LEAST)
         frame = torch.stack((ray, torch.stack((-ray[..., 1], ray[..., 0]), dim=-1)), dim=-2)
-        whole = torch.block_diag(*[torch.ones(2, 2, device=ray.device)] * 2)
-        seen = torch.cat((frame, frame), dim=-1)
-        seen = torch.cat((seen, seen), dim=-2) * whole
-        deviation = (seen @ state.spread @ seen.transpose(-1, -2)).diagonal(dim1=-2, dim2=-1)
-        deviation = deviation.clamp(min=_LEAST).sqrt()
+        blocks = torch.stack((state.spread[..., :2, :2], state.spread[..., 2:, 2:]), dim=-3)
+        axes = frame[..., None, :, :]
+        deviation = (axes @ blocks * axes).sum(dim=-1).flatten(-2).clamp(min=_LEAST).sqrt()
         parts = (frame @ velocity[..., None])[..., 0]
         certain = torch.cat(
             (deviation.log(), (reach.clamp(min=1.0) / _USUAL_RANGE).log(), state.frames / _MOST_FRAMES), dim=-1

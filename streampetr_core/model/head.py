@@ -229,11 +229,8 @@ class Head(nn.Module):
                 count = seen.shape[1]
                 seen = self._fractions(followed.state.place[:, :count])
                 told = told + followed.content[:, :count]
-            where = torch.cat((reference, seen.detach()), dim=1)
             reference, content = torch.cat((reference, seen), dim=1), torch.cat((content, told), dim=1)
-        else:
-            where = reference
-        queries = _Queries(content, self._place(where), reference)
+        queries = _Queries(content, self._place(reference), reference)
         if entered is not None:
             queries, past, past_position = self._align(entered, queries, followed)
         decoded = self.transformer.decoder(
@@ -360,7 +357,7 @@ class Head(nn.Module):
             self.ego_pose_pe(fresh.position, rest) + no_age,
             fresh.reference,
         )
-        past_position = self.ego_pose_pe(self._place(past_reference.detach()), motion) + age
+        past_position = self.ego_pose_pe(self._place(past_reference), motion) + age
         past = self.ego_pose_memory(memory.embedding, motion)
         first = past[:, :count]
         if followed is not None:

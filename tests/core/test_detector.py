@@ -295,8 +295,8 @@ def test_boxes_of_a_query_that_is_carried_on_share_their_lineage(detector: Detec
     for query, number in zip(detector.last_queries[carried], second[carried], strict=True):
         before = first[queries == given[query - learned]]
         assert (before == number).all()
-    learned = detector.last_queries < detector.variant.num_queries
-    assert set(second[learned]).isdisjoint(first)  # learned queries begin anew
+    without_memory = detector.last_queries < detector.variant.num_queries
+    assert set(second[without_memory]).isdisjoint(first)  # learned queries begin anew
     detector.reset()
     assert set(detector.step(_frame(2)).lineage).isdisjoint(second)  # type: ignore[arg-type]
 
