@@ -53,11 +53,14 @@ def _qos(reliability: QosReliability, durability: QosDurability, depth: int) -> 
 
 SENSOR_QOS = _qos(QosReliability.BEST_EFFORT, QosDurability.VOLATILE, 5)
 RELIABLE_QOS = _qos(QosReliability.RELIABLE, QosDurability.VOLATILE, 10)
-LATCHED_QOS = _qos(QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, 1)
+LATCHED_QOS = _qos(QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, 100)
 
 
 def qos(topic: str) -> tuple[Qos, ...]:
-    """What a sensor driver or node would offer on one of our topics: cameras best effort, /tf_static latched."""
-    if topic == TF_STATIC_TOPIC:
+    """What a sensor driver or node would offer on one of our topics: cameras best effort, /tf_static latched.
+
+    The samples wait for late subscribers, too: a recorder that is matched late would lose the first of them.
+    """
+    if topic in (TF_STATIC_TOPIC, SAMPLE_TOPIC):
         return LATCHED_QOS
     return SENSOR_QOS if topic.startswith("/sensing/") else RELIABLE_QOS

@@ -42,6 +42,7 @@ def test_bags_offer_the_qos_that_nodes_expect(tiny_bag: Path) -> None:
     assert offered["/tf_static"].durability == QosDurability.TRANSIENT_LOCAL
     assert offered["/tf_static"].reliability == QosReliability.RELIABLE
     assert offered[IMAGE_TOPIC].reliability == QosReliability.BEST_EFFORT
+    assert offered["/streampetr/sample"].durability == QosDurability.TRANSIENT_LOCAL
     assert offered["/tf"].durability == QosDurability.VOLATILE
     assert set(offered) == {
         *(layout.image_topic(camera) for camera in ("CAM_FRONT", "CAM_BACK")),

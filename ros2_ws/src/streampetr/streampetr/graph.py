@@ -31,8 +31,8 @@ OUTPUT_TOPICS: dict[str, str] = {
 }
 """What the graph publishes: topic -> type."""
 
-LATCHED_TOPICS: frozenset[str] = frozenset({BOXES_TOPIC, TRACKS_TOPIC, "/perception_node/model_info"})
-"""Outputs whose last messages wait for late subscribers (transient local), so that no first result is lost."""
+LATCHED_TOPICS = frozenset({SAMPLE_TOPIC, BOXES_TOPIC, TRACKS_TOPIC, "/perception_node/model_info"})
+"""Topics whose last messages wait for late subscribers (transient local): a recorder found late has them all."""
 
 NO_RVIZ = "the package rviz2 is not installed; Foxglove shows the same with launch/foxglove.json"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from rclpy.duration import Duration
 from rclpy.publisher import Publisher
-from rosbags.interfaces import QosDurability
 
 from bag_tools import layout
 from bag_tools.bag_file import RawMessage, Topic
@@ -94,6 +94,18 @@ class BagPublishers:
         """How many subscriptions each topic has found."""
         return tuple(publisher.get_subscription_count() for publisher in self._publishers.values())
 
+    def undelivered(self, seconds: float) -> list[str]:
+        """Wait until reliable subscribers have all that was published; topics that some lack after `seconds`.
+
+        A message that is on its way when its publisher leaves is lost.
+        """
+        deadline = time.monotonic() + seconds
+        return [
+            name
+            for name, publisher in self._publishers.items()
+            if not publisher.wait_for_all_acked(Duration(seconds=max(deadline - time.monotonic(), 0.0)))
+        ]
+
     def incompatible(self) -> list[str]:
         """Topics that somebody wants with a QoS that ours does not satisfy."""
         return [
@@ -105,4 +117,4 @@ class BagPublishers:
 
 def is_static(topic: str) -> bool:
     """Whether a topic's one message holds for the whole bag (/tf_static), so that it goes out first."""
-    return any(profile.durability == QosDurability.TRANSIENT_LOCAL for profile in layout.qos(topic))
+    return topic == layout.TF_STATIC_TOPIC

@@ -93,6 +93,16 @@ def run(arguments: RecordArguments) -> int:
     return 0 if recorder.counts else 1
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """A subscription that has not found a publisher yet; `latched` = it asks for what was published before it."""
+
+    kind: type
+    connection: Connection
+    subscription: Subscription
+    latched: bool
+
+
 class _Recorder:
     """Subscriptions that hand over serialised bytes, and the writer that takes them."""
 
@@ -104,7 +114,7 @@ class _Recorder:
         self._writer = Writer(path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         self._waiting = dict.fromkeys(topics)
-        self._unmatched: dict[str, Subscription] = {}
+        self._unmatched: dict[str, _Wanted] = {}
         self._latest = time.monotonic()
         self._failure: OSError | None = None
         for topic in topics:
@@ -142,9 +152,17 @@ class _Recorder:
 
     def _discover(self) -> None:
         """Say which topics have found a publisher; subscribe to those whose type is known only now."""
-        for topic, subscription in list(self._unmatched.items()):
-            count = getattr(subscription, "get_publisher_count", None)  # Humble has only the graph's view
-            if count() if count else self._session.node.count_publishers(topic):
+        node = self._session.node
+        for topic, wanted in list(self._unmatched.items()):
+            offers = [offer.qos_profile.durability for offer in node.get_publishers_info_by_topic(topic)]
+            if wanted.latched and offers and DurabilityPolicy.TRANSIENT_LOCAL not in offers:
+                # a publisher that keeps nothing (another program that plays a bag) meets no subscription that asks
+                # for what came before
+                node.destroy_subscription(wanted.subscription)
+                self._listen(wanted.kind, wanted.connection, reliable=True, latched=False)
+                continue
+            count = getattr(wanted.subscription, "get_publisher_count", None)  # Humble has only the graph's view
+            if count() if count else offers:
                 print(f"found {topic}", flush=True)
                 del self._unmatched[topic]
         if not self._waiting:
@@ -175,10 +193,14 @@ class _Recorder:
             return
         profile = layout.LATCHED_QOS if latched else layout.RELIABLE_QOS if reliable else layout.SENSOR_QOS
         connection = self._writer.add_connection(topic, type_name, typestore=store, offered_qos_profiles=profile)
-        take: Callable[[bytes], None] = partial(self._take, topic, connection)
-        self._unmatched[topic] = self._session.node.create_subscription(
-            kind, topic, take, qos(reliable=reliable, latched=latched, depth=100), raw=True
+        self._listen(kind, connection, reliable=reliable, latched=latched)
+
+    def _listen(self, kind: type, connection: Connection, *, reliable: bool, latched: bool) -> None:
+        take: Callable[[bytes], None] = partial(self._take, connection.topic, connection)
+        subscription = self._session.node.create_subscription(
+            kind, connection.topic, take, qos(reliable=reliable, latched=latched, depth=100), raw=True
         )
+        self._unmatched[connection.topic] = _Wanted(kind, connection, subscription, latched)
 
     def _take(self, topic: str, connection: Connection, data: bytes) -> None:
         try:

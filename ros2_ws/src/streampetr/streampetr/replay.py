@@ -24,6 +24,7 @@ from streampetr_core.errors import StreamPETRError
 
 _WAIT, _LOCKSTEP_WAIT = 5.0, 60.0
 _MATCHED_SECONDS, _SETTLED_SECONDS, _SILENT_SECONDS = 1.0, 2.0, 3.0
+_FLIGHT_SECONDS, _DELIVERY_SECONDS = 0.2, 7.0  # Fast DDS may ask what has come only every 3 s
 
 
 class ReplayError(StreamPETRError):
@@ -81,6 +82,8 @@ def run(arguments: ReplayArguments) -> int:
             status = player.play()
             if not arguments.loop or stop.is_set() or status:
                 break
+        if not stop.is_set():
+            player.deliver()
     if stop.is_set():
         print("interrupted", file=sys.stderr)
         return 130
@@ -156,8 +159,14 @@ class _Player:
             return 1 if report.without_result else 0
         self._in_time()
         print(f"replay: {self.publishers.published} messages in {time.monotonic() - began:.1f} s", flush=True)
-        self.session.spin(0.2)  # the last messages are on their way while the publishers still exist
         return 0
+
+    def deliver(self) -> None:
+        """Let the last messages arrive while the publishers still exist; name the topics of those that do not."""
+        time.sleep(_FLIGHT_SECONDS)  # best-effort subscribers acknowledge nothing
+        late = self.publishers.undelivered(_DELIVERY_SECONDS)
+        if late:
+            print(f"subscribers of {', '.join(late)} have not taken everything", file=sys.stderr)
 
     def _in_time(self) -> None:
         """Messages at their log times, `rate` times as fast."""
