@@ -20,7 +20,7 @@ from tracking.evaluation import Evaluation, evaluate_detection, evaluate_trackin
 from tracking.tracker import Tracker
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
-REMEMBERED, FORGOTTEN, NO_LINEAGE = "as it is", "memory emptied each frame", "tracker without lineage"
+REMEMBERED, FORGOTTEN = "as it is", "memory emptied each frame"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ class Scores:
         }
 
 
-def score_checkpoint(detector: Detector, out: Path, drives: Drives, shown: Progress) -> dict[str, Scores]:
+def score_checkpoint(
+    detector: Detector, out: Path, drives: Drives, shown: Progress, lineages: Iterable[float] = (0.0,)
+) -> dict[str, Scores]:
     """Scores by way of use; writes the data set (or takes the one that is there), submissions and scores.json.
 
     Args:
@@ -63,6 +65,7 @@ def score_checkpoint(detector: Detector, out: Path, drives: Drives, shown: Progr
         out: folder of the results.
         drives: what to render.
         shown: wraps what takes long, with a title and a length.
+        lineages: weights of lineage (`TrackerConfig.lineage`) to track with beside the usual one.
 
     Raises:
         RenderError, OutputError: on drives that cannot be rendered.
@@ -84,7 +87,12 @@ def score_checkpoint(detector: Detector, out: Path, drives: Drives, shown: Progr
     config = TrackerConfig()
     items = list(detect_source(shown(source, "with memory", len(source)), detector))
     scores = {REMEMBERED: judge(items, "with_memory", config)}
-    scores[NO_LINEAGE] = judge(items, "without_lineage", replace(config, lineage=0.0), detections=False)
+    for weight in lineages:
+        way, folder = (
+            ("lineage {0:g}", "lineage_{0:g}") if weight else ("tracker without lineage", "without_lineage")
+        )
+        other = replace(config, lineage=weight)
+        scores[way.format(weight)] = judge(items, folder.format(weight), other, detections=False)
     forgetful = detect_source(shown(source, "without memory", len(source)), detector, remember=False)
     scores[FORGOTTEN] = judge(list(forgetful), "without_memory", config)
     with atomic_output(out / "scores.json", overwrite=True) as temporary:

@@ -210,6 +210,8 @@ class BenchCheckpointArguments:
     """Of the drives; the shipped checkpoint was trained on those of seed 100."""
     size: str = "704x396"
     """Width and height of the images."""
+    lineage: tuple[float, ...] = (0.0,)
+    """Other weights of lineage to track with."""
     device: str = "auto"
     """cpu, cuda or auto."""
 
@@ -227,7 +229,7 @@ def bench_checkpoint(argv: list[str]) -> int:
 
     detector = Detector.from_checkpoint(arguments.weights, model=arguments.model, device=arguments.device)
     drives = Drives(arguments.scenes, arguments.seconds, arguments.seed, parse_size(arguments.size))
-    scores = score_checkpoint(detector, arguments.out, drives, progress)
+    scores = score_checkpoint(detector, arguments.out, drives, progress, arguments.lineage)
     title = f"{detector.model_name}, {detector.weights_name}: {drives.scenes} drives of {drives.seconds:g} s"
     console = Console()
     console.print(class_table(scores))

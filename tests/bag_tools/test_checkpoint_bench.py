@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 def test_the_shipped_checkpoint_finds_things(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     command = ["bench", "checkpoint", "--out", str(out), "--scenes", "2", "--seconds", "4", "--size", "416x234"]
-    assert main([*command, "--seed", "901"]) == 0
+    assert main([*command, "--seed", "901", "--lineage", "0", "3"]) == 0
     said = capsys.readouterr().out
     assert "memory emptied" in said
     scores = json.loads((out / "scores.json").read_text())
@@ -29,5 +29,6 @@ def test_the_shipped_checkpoint_finds_things(tmp_path: Path, capsys: pytest.Capt
     assert main([*command, "--seed", "901"]) == 0
     assert (drives / "v1.0-mini" / "sample.json").stat().st_mtime_ns == before, "the drives were made again"
     again = json.loads((out / "scores.json").read_text())
-    for way, found in scores.items():
-        assert again[way]["tracking"]["amota"] == found["tracking"]["amota"]
+    assert scores.keys() - again.keys() == {"lineage 3"}
+    for way, found in again.items():
+        assert scores[way]["tracking"]["amota"] == found["tracking"]["amota"]
