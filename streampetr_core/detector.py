@@ -238,7 +238,7 @@ class Detector:
             )
             mark("head")
             found = decode(outputs.logits[-1], outputs.boxes[-1], self._kept_range, self.variant.max_boxes)
-            boxes, self.last_queries = self._boxes(found, frame)
+            boxes, self.last_queries = self._boxes(found, outputs.covariance, frame)
         mark("boxes")
         self._newest = outputs.memory_queries
         lineage = self._lineage(outputs.origins, None if kind else state.lineage)
@@ -365,12 +365,17 @@ class Detector:
         self._next_lineage += len(entries)
         return numbers if carried is None else np.where(entries >= 0, carried[entries], numbers)
 
-    def _boxes(self, found: Detections, frame: Frame) -> tuple[Boxes3D, NDArray[np.int64]]:
+    def _boxes(
+        self, found: Detections, covariance: Tensor | None, frame: Frame
+    ) -> tuple[Boxes3D, NDArray[np.int64]]:
         """Boxes in base_link and their queries; everything leaves the device in one copy."""
         columns = (found.scores, found.labels, found.queries, found.inside)
-        rows = torch.cat([found.boxes.double(), *(column[..., None].double() for column in columns)], dim=-1)
-        rows = rows[0].cpu().numpy()
+        parts = [found.boxes.double(), *(column[..., None].double() for column in columns)]
+        if covariance is not None:
+            parts.append(covariance[0, found.queries[0]].flatten(-2).double()[None])
+        rows = torch.cat(parts, dim=-1)[0].cpu().numpy()
         rows = rows[rows[:, 12] > 0]
+        planar = rows[:, 13:].reshape(-1, 4, 4)
         boxes = Boxes3D(
             center=rows[:, :3],
             size=rows[:, 3:6],
@@ -378,11 +383,20 @@ class Detector:
             velocity=rows[:, 7:9],
             score=rows[:, 9],
             label=rows[:, 10].astype(np.int64),
+            position_covariance=None if covariance is None else _solid(planar[:, :2, :2]),
+            velocity_covariance=None if covariance is None else planar[:, 2:, 2:],
             frame_id="model",
             stamp_ns=frame.stamp_ns,
             class_names=self.class_names,
         ).transformed(frame.rig.ego_from_model, "base_link")
         return boxes, rows[:, 11].astype(np.int64)
+
+
+def _solid(planar: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, 2, 2) covariances of x and y -> (N, 3, 3): an image tells the height as well as what is across a ray."""
+    covariance = np.zeros((len(planar), 3, 3))
+    covariance[:, :2, :2], covariance[:, 2, 2] = planar, np.linalg.eigvalsh(planar)[:, 0]
+    return covariance
 
 
 def _fresh(kind: str, reason: str) -> DetectorState:

@@ -47,8 +47,8 @@ class _LatestScore(Tracker):
 class _PlainDistance(Tracker):
     """Compares Mahalanobis distances without log determinants; the gates let 99 % of the boxes through."""
 
-    def _reach(self, gate: np.ndarray) -> np.ndarray:
-        return super()._reach(gate + 6.0)
+    def _reach(self, gate: np.ndarray, seen: Seen) -> np.ndarray:
+        return super()._reach(gate + 6.0, seen)
 
     def _costs(
         self, rows: np.ndarray, seen: Seen, columns: np.ndarray, limit: np.ndarray

@@ -32,6 +32,13 @@ def mahalanobis(delta: Array, covariance: Array) -> tuple[Array, Array]:
     return (d * x * x - 2 * b * x * y + a * y * y) / determinant, np.log(determinant)
 
 
+def variances(covariance: Array) -> Array:
+    """(..., 2, 2) -> (..., 2) along the covariance's axes, the smaller first."""
+    a, b, d = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
+    mean, half = (a + d) / 2, np.hypot((a - d) / 2, b)
+    return np.stack([mean - half, mean + half], axis=-1)
+
+
 def within_reach(
     place: Array, group: Indices, reach: Array, other: Array, other_group: Indices
 ) -> tuple[Indices, Indices]:

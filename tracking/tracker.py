@@ -16,7 +16,7 @@ from streampetr_core.boxes import Boxes3D
 from streampetr_core.cameras import CameraModel
 from streampetr_core.errors import StreamPETRError
 from streampetr_core.geometry import apply, inverse
-from tracking.association import assign, lone, mahalanobis, merge_groups, within_reach
+from tracking.association import assign, lone, mahalanobis, merge_groups, variances, within_reach
 from tracking.calibration import ScoreCalibration
 from tracking.config import TrackerConfig
 from tracking.motion import hold_heading, position_noise, predict, update
@@ -178,10 +178,13 @@ class Tracker:
     def _measure(self, boxes: Boxes3D, ego: Array | None) -> Seen:
         tables, label = self._tables, boxes.label
         noise = position_noise(boxes.center[:, :2], ego, tables.lateral[label], tables.radial[label])
+        noise = _told(boxes.position_covariance, noise)
         # detectors without velocities write zeros or NaN
         moving = np.isfinite(boxes.velocity).all(axis=1) & (boxes.velocity != 0).any(axis=1)
         speed = np.where(moving, tables.velocity_noise[label], tables.speed[label])
         speed_noise = (speed**2)[:, None, None] * np.eye(2)
+        told = _told(boxes.velocity_covariance, speed_noise)
+        speed_noise = np.where(moving[:, None, None], told, speed_noise)
         boxes = replace(boxes, velocity=np.where(moving[:, None], boxes.velocity, 0.0))
         fresh = 1 - self.config.slow_share * moving
         return Seen(boxes, noise, fresh, speed_noise, moving, self._calibration.standing(boxes.score, label))
@@ -214,15 +217,16 @@ class Tracker:
         hidden = (boxes.stamp_ns - tracks.seen_ns) * 1e-9 > tracks.missed + 1e-3
         gate = tables.gate[tracks.label]
         far = gate + np.where(young | hidden, self.config.lone_gate, 0.0)
+        room = self._speed_room(seen)
         cue = 0.0 if boxes.lineage is None else self.config.lineage
         rows, columns = within_reach(
             tracks.state[:, :2],
             tables.group[tracks.label],
-            self._reach(far + cue),
+            self._reach(far + cue + room, seen),
             boxes.center[:, :2],
             tables.group[boxes.label],
         )
-        rows, columns, cost = self._costs(rows, seen, columns, far + cue)
+        rows, columns, cost = self._costs(rows, seen, columns, far + cue + room)
         heirs = tracks.lineage[rows] == seen.lineage()[columns]
         cost -= np.where(heirs & (tracks.lineage[rows] > 0), cue, 0.0)
         same = tracks.label[rows] == boxes.label[columns]
@@ -234,15 +238,22 @@ class Tracker:
         taken = np.append(taken, assign(rows, columns, flipped))
         return rows[taken], columns[taken]
 
-    def _reach(self, gate: Array) -> Array:
-        """(T,) metres beyond which no box can cost a track less than `gate` (T,)."""
-        tracks, tables = self._tracks, self._tables
-        label, covariance = tracks.label, tracks.covariance
-        noise = tables.far_noise[label]
-        _, least = mahalanobis(np.zeros((len(tracks), 2)), covariance[:, :2, :2] + tables.least_noise[label])
-        room = gate - least + self._speed_room()
-        spread = np.trace(covariance[:, :2, :2], axis1=1, axis2=2) + noise
-        return np.sqrt(np.maximum(room, 0.0) * spread)
+    def _reach(self, gate: Array, seen: Seen) -> Array:
+        """(T,) metres beyond which no box's place can cost a track less than `gate` (T,)."""
+        place = self._tracks.covariance[:, :2, :2]
+        least, most = self._extremes(seen.fresh_noise(), seen.boxes.label)
+        _, cost = mahalanobis(np.zeros((len(place), 2)), place + least[:, None, None] * np.eye(2))
+        return np.sqrt(np.maximum(gate - cost, 0.0) * (np.trace(place, axis1=1, axis2=2) + most))
+
+    def _extremes(self, noise: Array, label: NDArray) -> tuple[Array, Array]:
+        """(T,) the variance in the best direction of the best of the boxes that may continue a track, and the
+        largest sum of variances; `noise` (N, 2, 2) and `label` (N,) of boxes. 1 and 0 where there are none."""
+        group = self._tables.group
+        best, worst = np.full(group.max() + 1, np.inf), np.zeros(group.max() + 1)
+        np.minimum.at(best, group[label], variances(noise)[:, 0])
+        np.maximum.at(worst, group[label], np.trace(noise, axis1=1, axis2=2))
+        of = group[self._tracks.label]
+        return np.where(np.isfinite(best), best, 1.0)[of], worst[of]
 
     @staticmethod
     def _free(rows: NDArray, columns: NDArray, taken: NDArray) -> NDArray[np.bool_]:
@@ -252,12 +263,12 @@ class Tracker:
         return ~(used_row[rows] | used_column[columns])
 
     def _costs(self, rows: NDArray, seen: Seen, columns: NDArray, limit: Array) -> tuple[NDArray, NDArray, Array]:
-        """The pairs whose box can cost its track less than `limit` (T,), and the cost: how badly the two fit."""
+        """The pairs whose place costs less than `limit` (T,), and what all costs: how badly the two fit."""
         tracks, boxes = self._tracks, seen.boxes
         off = boxes.center[columns, :2] - tracks.state[rows, :2]
         squared, log_determinant = mahalanobis(off, tracks.covariance[rows, :2, :2] + seen.fresh_noise()[columns])
         cost = squared + log_determinant
-        near = np.flatnonzero(cost < (limit + self._speed_room())[rows])
+        near = np.flatnonzero(cost < limit[rows])
         rows, columns, cost = rows[near], columns[near], cost[near]
         ratio = np.log(tracks.size)[rows] - np.log(boxes.size)[columns]
         cost += np.minimum((ratio**2).sum(1) / self.config.size_spread**2, self.config.size_limit)
@@ -268,12 +279,13 @@ class Tracker:
         cost[both] += squared + log_determinant - self._tables.velocity_gate[tracks.label[r]]
         return rows, columns, cost
 
-    def _speed_room(self) -> Array:
+    def _speed_room(self, seen: Seen) -> Array:
         """(T,) the most by which a measured velocity can make a box cost less."""
-        tracks, tables = self._tracks, self._tables
-        noise = (tables.velocity_noise[tracks.label] ** 2)[:, None, None] * np.eye(2)
-        _, least = mahalanobis(np.zeros((len(tracks), 2)), tracks.covariance[:, 2:4, 2:4] + noise)
-        return np.maximum(tables.velocity_gate[tracks.label] - least, 0.0)
+        tracks = self._tracks
+        least, _ = self._extremes(seen.speed_noise[seen.moving], seen.boxes.label[seen.moving])
+        speed = tracks.covariance[:, 2:4, 2:4] + least[:, None, None] * np.eye(2)
+        _, cost = mahalanobis(np.zeros((len(tracks), 2)), speed)
+        return np.maximum(self._tables.velocity_gate[tracks.label] - cost, 0.0)
 
     def _update(self, rows: NDArray, seen: Seen) -> None:
         tracks, boxes = self._tracks, seen.boxes
@@ -355,3 +367,13 @@ class Tracker:
             stamp_ns=self._stamp_ns,
             class_names=self._class_names,
         )
+
+
+def _told(covariance: Array | None, assumed: Array) -> Array:
+    """(N, 2, 2) of x and y as the detector tells it where it does; `assumed` where it does not."""
+    if covariance is None:
+        return assumed
+    planar = covariance[:, :2, :2]
+    known = np.isfinite(planar).all(axis=(1, 2))
+    known[known] = variances(planar[known])[:, 0] > 0
+    return np.where(known[:, None, None], planar, assumed)

@@ -146,18 +146,6 @@ class Tables:
     max_range: Array
     group: Indices
 
-    @property
-    def least_noise(self) -> Array:
-        """(classes, 2, 2) of a position measured at no distance."""
-        return (self.lateral[:, 0] * self.radial[:, 0])[:, None, None] * np.eye(2)
-
-    @property
-    def far_noise(self) -> Array:
-        """(classes,) m^2 of a position at the end of the range."""
-        far = np.where(self.max_range > 0, self.max_range, 100.0)
-        along, across = (part[:, 0] + part[:, 1] * far for part in (self.radial, self.lateral))
-        return along**2 + across**2
-
     @classmethod
     def of(cls, config: TrackerConfig, class_names: tuple[str, ...]) -> Tables:
         """The settings of these classes."""

@@ -308,6 +308,12 @@ class BoxFilter(nn.Module):
         apart = (sure * (1.0 - sure) * off)[..., None] * off[..., None, :]
         return replace(mixed, spread=mixed.spread + apart)
 
+    @staticmethod
+    def covariance(spread: Tensor) -> Tensor:
+        """(..., 4, 4) of a single box: the filter's places count as if several frames shared their errors."""
+        scale = torch.tensor([1.0 / _ALIKE, 1.0 / _ALIKE, 1.0, 1.0], device=spread.device)
+        return spread * scale[:, None] * scale
+
     def tell(self, state: BoxState, scores: Tensor) -> tuple[Tensor, Tensor]:
         """What the states amount to.
 

@@ -88,6 +88,7 @@ class FrameOutputs:
         features: (B, N, C, H, W) image features, for the 2D head.
         proposals: where the image's own queries began; None in networks without.
         followed: the boxes that queries began with; None in networks that correct none.
+        covariance: (B, Q, 4, 4) of x, y, vx, vy of the boxes in the model frame; None likewise.
     """
 
     logits: Tensor
@@ -99,6 +100,7 @@ class FrameOutputs:
     features: Tensor
     proposals: Proposals | None = None
     followed: Followed | None = None
+    covariance: Tensor | None = None
 
     @property
     def origins(self) -> Tensor | None:
@@ -249,7 +251,9 @@ class Head(nn.Module):
         if followed is not None:
             boxes = boxes + functional.pad(followed.box, (3, 0, plain, 0))
         own = slice(num_prepended, None)
-        next_memory = kept = None
+        next_memory = kept = states = None
+        if followed is not None:
+            states = self._states(followed, boxes[-1][:, own], logits[-1][:, own])
         if entered is not None:
             after = geometry.timestamp if geometry.timestamp_after is None else geometry.timestamp_after
             next_memory, kept = leave_frame(
@@ -257,7 +261,7 @@ class Head(nn.Module):
                 decoded[-1][:, own],
                 logits[-1][:, own],
                 boxes[-1][:, own],
-                None if followed is None else self._states(followed, boxes[-1][:, own], logits[-1][:, own]),
+                states,
                 self.variant.num_propagated,
                 geometry.world_from_model,
                 after,
@@ -272,6 +276,7 @@ class Head(nn.Module):
             features.tokens,
             proposals,
             followed,
+            None if states is None else self.box_filter.covariance(states.spread),
         )
 
     def _place(self, reference: Tensor) -> Tensor:

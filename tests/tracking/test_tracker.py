@@ -366,3 +366,72 @@ def test_a_query_that_is_carried_on_tells_two_objects_apart() -> None:
         assert len(after) == 2
         ids.append(first == last)
     assert ids == [False, True]
+
+
+def covariance(variance: float, count: int = 1, size: int = 2) -> np.ndarray:
+    """(count, size, size), the same in all directions."""
+    return np.tile(variance * np.eye(size), (count, 1, 1))
+
+
+def places_told(speed_variance: float | None) -> np.ndarray:
+    """Places (T, 2) of a truck that stands while its detector says 6 m/s, as sure of it as told."""
+    tracker, found = Tracker(), []
+    for t in np.arange(0, 4, 0.5):
+        told = None if speed_variance is None else covariance(speed_variance)
+        given = boxes([[20, 0]], t, TRUCK, velocity=[[6.0, 0.0]], velocity_covariance=told)
+        found.append(tracker.step(given, EGO).center[0, :2])
+    return np.stack(found)
+
+
+def test_a_velocity_that_the_detector_is_unsure_of_moves_no_track() -> None:
+    off = [np.abs(places_told(variance)[2:, 0] - 20).mean() for variance in (36.0, None, 0.04)]
+    assert off[0] < 0.5 * off[1] < 0.5 * off[2]
+    assert off[0] < 0.7
+
+
+def test_a_place_is_followed_as_far_as_the_detector_is_sure_of_it() -> None:
+    sides = []
+    for variance in (0.01, 4.0):
+        tracker = Tracker()
+        for t in np.arange(0, 3, 0.5):
+            place = covariance(variance, size=3)
+            last = tracker.step(boxes([[20, 0.6 * (t == 2.5)]], t, position_covariance=place), EGO)
+        assert len(last) == 1
+        sides.append(last.center[0, 1])
+    assert sides[0] > 2 * sides[1]
+    assert sides[0] > 0.35
+
+
+def test_what_the_detector_does_not_tell_is_assumed() -> None:
+    """Of one box or of all; zeros, as in messages, and NaN say nothing."""
+    drives = []
+    for nothing in (None, 0.0, np.nan):
+        tracker = Tracker()
+        place = None if nothing is None else np.full((2, 3, 3), nothing)
+        speed = None if nothing is None else np.full((2, 2, 2), nothing)
+        for t in np.arange(0, 3, 0.5):
+            spots, motion = [[20 + 5 * t, 0], [10, 8 + (t == 1.0)]], [[5.0, 0.0], [0.1, 0.2]]
+            given = boxes(spots, t, velocity=motion, position_covariance=place, velocity_covariance=speed)
+            tracks = tracker.step(given, EGO)
+        drives.append(tracks)
+    for other in drives[1:]:
+        np.testing.assert_array_equal(other.center, drives[0].center)
+        np.testing.assert_array_equal(other.velocity, drives[0].velocity)
+
+
+@pytest.mark.parametrize("count", [1, 300])
+def test_a_box_that_may_be_far_off_still_continues_its_track(count: int) -> None:
+    """3.5 m from where it was expected, at told deviations of 2 m: also where candidates come from a tree."""
+    spots = np.column_stack([np.zeros(count), 60.0 * np.arange(count)])
+    velocity, sure = np.full((count, 2), 0.01), covariance(0.04, count)
+    lost = []
+    for variance in (4.0, 0.3):
+        tracker, told = Tracker(), covariance(variance, count, 3)
+        for t, moved in ((0.0, 0.0), (0.5, 0.0), (1.0, 3.5)):
+            given = boxes(
+                spots + np.array([moved, 0.0]), t,
+                velocity=velocity, position_covariance=told, velocity_covariance=sure,
+            )  # fmt: skip
+            tracks = tracker.step(given)
+        lost.append(int((tracks.track_id < count).sum()) - len(tracks))
+    assert lost == [0, -count]
