@@ -13,6 +13,7 @@ from rich.table import Table
 from bag_tools.nuscenes_source import NuScenesSource
 from bag_tools.pipeline import Detected, detect_source, run
 from bag_tools.rendered.dataset_writer import ALL_SCENES, scene_names, write_dataset
+from streampetr_core.boxes import Boxes3D
 from streampetr_core.console import atomic_output
 from streampetr_core.detector import Detector
 from tracking.config import TrackerConfig
@@ -20,7 +21,7 @@ from tracking.evaluation import Evaluation, evaluate_detection, evaluate_trackin
 from tracking.tracker import Tracker
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
-REMEMBERED, FORGOTTEN = "as it is", "memory emptied each frame"
+REMEMBERED, FORGOTTEN, NOT_TOLD = "as it is", "memory emptied each frame", "deviations not told"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def score_checkpoint(
     config = TrackerConfig()
     items = list(detect_source(shown(source, "with memory", len(source)), detector))
     scores = {REMEMBERED: judge(items, "with_memory", config)}
+    blind = [item if item.boxes is None else replace(item, boxes=_bare(item.boxes)) for item in items]
+    scores[NOT_TOLD] = judge(blind, "not_told", config, detections=False)
     for weight in lineages:
         way, folder = (
             ("lineage {0:g}", "lineage_{0:g}") if weight else ("tracker without lineage", "without_lineage")
@@ -99,6 +102,11 @@ def score_checkpoint(
         found = {way: item.numbers() for way, item in scores.items()}
         temporary.write_text(json.dumps(found, indent=1) + "\n")
     return scores
+
+
+def _bare(boxes: Boxes3D) -> Boxes3D:
+    """The boxes of a detector that does not know how far off they may be."""
+    return replace(boxes, position_covariance=None, velocity_covariance=None)
 
 
 def score_table(scores: dict[str, Scores], title: str) -> Table:

@@ -150,6 +150,7 @@ class Robot(Node):
             stamp=boxes.stamp_ns,
             frame=boxes.frame_id,
             n=len(boxes),
+            variances=[] if boxes.position_covariance is None else boxes.position_covariance[:, 0, 0].tolist(),
             ids=bool((boxes.track_id >= 0).all()),
             velocity=bool(np.isfinite(boxes.velocity).all()),
             x=m.map_from_base.position.x,
@@ -159,7 +160,8 @@ class Robot(Node):
         )
 
     def _detections(self, m: Detection3DArray) -> None:
-        say("detections", n=len(m.detections), frame=m.header.frame_id)
+        variances = [float(detection.results[0].pose.covariance[0]) for detection in m.detections]
+        say("detections", n=len(m.detections), frame=m.header.frame_id, variances=variances)
 
     def _model(self, m: ModelInfo) -> None:
         say("model", model=m.model, weights=m.weights, classes=list(m.class_names), cameras=list(m.cameras))

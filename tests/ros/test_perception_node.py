@@ -95,7 +95,11 @@ def test_boxes_tracks_and_everything_around_them(node: Start, robot: Start) -> N
     assert said(car, "model")[0]["model"] == "tiny"
     assert said(car, "model")[0]["cameras"] == CAMERAS
     assert len(said(car, "model")[0]["classes"]) == 10
-    assert said(car, "detections")[-1]["n"] == said(car, "boxes")[-1]["n"]
+    detections = said(car, "detections")[-1]
+    assert detections["n"] == boxes[-1]["n"]
+    assert detections["variances"] == boxes[-1]["variances"]
+    assert len(detections["variances"]) == detections["n"]
+    assert min(detections["variances"]) > 0
     assert said(car, "markers")
     assert said(car, "trails")
     for name in CAMERAS:

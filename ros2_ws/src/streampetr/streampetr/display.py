@@ -17,10 +17,16 @@ LINE_STRIP, ADD, DELETE_ALL = 4, 0, 3
 
 
 def boxes_to_detections(boxes: Boxes3D, new: New) -> Any:
-    """vision_msgs/Detection3DArray; ids are those of tracks. The message has no place for velocity."""
+    """vision_msgs/Detection3DArray; ids are those of tracks. The message has no place for velocity.
+
+    The pose's covariance is that of the place, where it is known; of the orientation nothing is said (zeros).
+    """
     message = new("vision_msgs/msg/Detection3DArray")
     fill_header(message.header, boxes.stamp_ns, boxes.frame_id)
     names, orientations = boxes.names(), quaternion_from_yaw(boxes.yaw)
+    covariance = np.zeros((len(boxes), 6, 6))
+    if boxes.position_covariance is not None:
+        covariance[:, :3, :3] = boxes.position_covariance
     for row in range(len(boxes)):
         detection = new("vision_msgs/msg/Detection3D")
         fill_header(detection.header, boxes.stamp_ns, boxes.frame_id)
@@ -29,7 +35,7 @@ def boxes_to_detections(boxes: Boxes3D, new: New) -> Any:
         fill_vector(detection.bbox.size, boxes.size[row])
         result = new("vision_msgs/msg/ObjectHypothesisWithPose")
         result.hypothesis.class_id, result.hypothesis.score = str(names[row]), float(boxes.score[row])
-        result.pose.pose = detection.bbox.center
+        result.pose.pose, result.pose.covariance = detection.bbox.center, covariance[row].ravel()
         detection.results.append(result)
         if boxes.track_id[row] >= 0:
             detection.id = str(boxes.track_id[row])
