@@ -184,6 +184,9 @@ class Tracker:
         speed = np.where(moving, tables.velocity_noise[label], tables.speed[label])
         speed_noise = (speed**2)[:, None, None] * np.eye(2)
         told = _told(boxes.velocity_covariance, speed_noise)
+        # nobody is much less sure of a velocity than one who knows nothing but the class
+        most = np.maximum(2 * tables.speed[label], speed) ** 2
+        told = told * np.minimum(most / variances(told)[:, 1], 1.0)[:, None, None]
         speed_noise = np.where(moving[:, None, None], told, speed_noise)
         boxes = replace(boxes, velocity=np.where(moving[:, None], boxes.velocity, 0.0))
         fresh = 1 - self.config.slow_share * moving
@@ -276,7 +279,8 @@ class Tracker:
         r, c = rows[both], columns[both]
         off = boxes.velocity[c] - tracks.state[r, 2:4]
         squared, log_determinant = mahalanobis(off, tracks.covariance[r, 2:4, 2:4] + seen.speed_noise[c])
-        cost[both] += squared + log_determinant - self._tables.velocity_gate[tracks.label[r]]
+        # a velocity that nobody is sure of says nothing against a box
+        cost[both] += squared + np.minimum(log_determinant - self._tables.velocity_gate[tracks.label[r]], 0.0)
         return rows, columns, cost
 
     def _speed_room(self, seen: Seen) -> Array:

@@ -311,7 +311,8 @@ class BoxFilter(nn.Module):
     @staticmethod
     def covariance(spread: Tensor) -> Tensor:
         """(..., 4, 4) of a single box: the filter's places count as if several frames shared their errors."""
-        scale = torch.tensor([1.0 / _ALIKE, 1.0 / _ALIKE, 1.0, 1.0], device=spread.device)
+        scale = spread.new_ones(4)
+        scale[:2] = 1.0 / _ALIKE
         return spread * scale[:, None] * scale
 
     def tell(self, state: BoxState, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,7 @@ class FrameOutputs:
         features: (B, N, C, H, W) image features, for the 2D head.
         proposals: where the image's own queries began; None in networks without.
         followed: the boxes that queries began with; None in networks that correct none.
-        covariance: (B, Q, 4, 4) of x, y, vx, vy of the boxes in the model frame; None likewise.
+        covariance: (B, Q, 4, 4) of x, y, vx, vy in the model frame, as the filter knows them; None likewise.
     """
 
     logits: Tensor

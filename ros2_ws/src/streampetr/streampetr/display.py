@@ -19,7 +19,7 @@ LINE_STRIP, ADD, DELETE_ALL = 4, 0, 3
 def boxes_to_detections(boxes: Boxes3D, new: New) -> Any:
     """vision_msgs/Detection3DArray; ids are those of tracks. The message has no place for velocity.
 
-    The pose's covariance is that of the place, where it is known; of the orientation nothing is said (zeros).
+    The pose's covariance is that of the place, where it is known; about the angles nothing is (pi squared).
     """
     message = new("vision_msgs/msg/Detection3DArray")
     fill_header(message.header, boxes.stamp_ns, boxes.frame_id)
@@ -27,6 +27,7 @@ def boxes_to_detections(boxes: Boxes3D, new: New) -> Any:
     covariance = np.zeros((len(boxes), 6, 6))
     if boxes.position_covariance is not None:
         covariance[:, :3, :3] = boxes.position_covariance
+        covariance[:, 3:, 3:] = np.pi**2 * np.eye(3)
     for row in range(len(boxes)):
         detection = new("vision_msgs/msg/Detection3D")
         fill_header(detection.header, boxes.stamp_ns, boxes.frame_id)

@@ -32,7 +32,7 @@ OUTPUT_TOPICS: dict[str, str] = {
 """What the graph publishes: topic -> type."""
 
 LATCHED_TOPICS = frozenset({SAMPLE_TOPIC, BOXES_TOPIC, TRACKS_TOPIC, "/perception_node/model_info"})
-"""Topics whose last messages wait for late subscribers (transient local): a recorder found late has them all."""
+"""Topics whose last messages wait for late subscribers (transient local): a recorder found late has them."""
 
 NO_RVIZ = "the package rviz2 is not installed; Foxglove shows the same with launch/foxglove.json"
 

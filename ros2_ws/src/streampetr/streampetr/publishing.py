@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 
@@ -94,17 +95,15 @@ class BagPublishers:
         """How many subscriptions each topic has found."""
         return tuple(publisher.get_subscription_count() for publisher in self._publishers.values())
 
-    def undelivered(self, seconds: float) -> list[str]:
-        """Wait until reliable subscribers have all that was published; topics that some lack after `seconds`.
-
-        A message that is on its way when its publisher leaves is lost.
-        """
-        deadline = time.monotonic() + seconds
-        return [
-            name
-            for name, publisher in self._publishers.items()
-            if not publisher.wait_for_all_acked(Duration(seconds=max(deadline - time.monotonic(), 0.0)))
-        ]
+    def undelivered(self, seconds: float, stop: threading.Event) -> list[str]:
+        """Wait until reliable subscribers have all that was published; topics that some lack after `seconds`, or
+        when `stop` is set. A message that is on its way when its publisher leaves is lost."""
+        deadline, missing = time.monotonic() + seconds, list(self._publishers)
+        while True:
+            missing = [name for name in missing if not self._publishers[name].wait_for_all_acked(Duration())]
+            if not missing or stop.is_set() or time.monotonic() > deadline:
+                return missing
+            stop.wait(0.05)
 
     def incompatible(self) -> list[str]:
         """Topics that somebody wants with a QoS that ours does not satisfy."""

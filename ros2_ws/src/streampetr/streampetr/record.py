@@ -33,6 +33,7 @@ RECORDED_TOPICS: dict[str, str] = OUTPUT_TOPICS | {SAMPLE_TOPIC: "streampetr_msg
 FLUSH_SECONDS = 1.0
 """At most so much is lost when the recorder is killed: the rest can be read from the hidden folder."""
 DISCOVERY_SECONDS = 0.5
+_DRAIN_SECONDS = 1.0
 READY_LINE = "recording"
 """Begins the line that is printed when the subscriptions are there."""
 
@@ -75,6 +76,7 @@ def run(arguments: RecordArguments) -> int:
                 raise RecordError(f"cannot write {arguments.out}: {error.strerror}") from error
             try:
                 recorder.run(stop, arguments.duration, arguments.until_idle)
+                recorder.drain()
                 recorder.close()
             except OSError as error:
                 rest = arguments.out.with_name(f"{arguments.out.name}.incomplete-{os.getpid()}")
@@ -94,8 +96,8 @@ def run(arguments: RecordArguments) -> int:
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """A subscription that has not found a publisher yet; `latched` = it asks for what was published before it."""
+class _Listening:
+    """A subscription and where its messages go; `latched` = it asks for what was published before it."""
 
     kind: type
     connection: Connection
@@ -114,7 +116,8 @@ class _Recorder:
         self._writer = Writer(path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         self._waiting = dict.fromkeys(topics)
-        self._unmatched: dict[str, _Wanted] = {}
+        self._listening: dict[str, _Listening] = {}
+        self._unmatched: set[str] = set()
         self._latest = time.monotonic()
         self._failure: OSError | None = None
         for topic in topics:
@@ -146,6 +149,21 @@ class _Recorder:
             if until_idle and self.counts and now - self._latest > until_idle:
                 return
 
+    def drain(self) -> None:
+        """Take what has come already; no longer than a second, since more may keep coming.
+
+        Raises:
+            OSError: when a message cannot be written.
+        """
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        before = None
+        while before != self.counts and time.monotonic() < deadline:
+            before = self.counts.copy()
+            for _ in self._listening:
+                self._session.spin(0.0)
+        if self._failure is not None:
+            raise self._failure
+
     def close(self) -> None:
         """Finish the bag."""
         self._writer.close()
@@ -153,18 +171,20 @@ class _Recorder:
     def _discover(self) -> None:
         """Say which topics have found a publisher; subscribe to those whose type is known only now."""
         node = self._session.node
-        for topic, wanted in list(self._unmatched.items()):
+        for topic, one in list(self._listening.items()):
+            if not one.latched and topic not in self._unmatched:
+                continue
             offers = [offer.qos_profile.durability for offer in node.get_publishers_info_by_topic(topic)]
-            if wanted.latched and offers and DurabilityPolicy.TRANSIENT_LOCAL not in offers:
+            if one.latched and any(durability != DurabilityPolicy.TRANSIENT_LOCAL for durability in offers):
                 # a publisher that keeps nothing (another program that plays a bag) meets no subscription that asks
                 # for what came before
-                node.destroy_subscription(wanted.subscription)
-                self._listen(wanted.kind, wanted.connection, reliable=True, latched=False)
+                node.destroy_subscription(one.subscription)
+                self._listen(one.kind, one.connection, reliable=True, latched=False)
                 continue
-            count = getattr(wanted.subscription, "get_publisher_count", None)  # Humble has only the graph's view
-            if count() if count else offers:
+            count = getattr(one.subscription, "get_publisher_count", None)  # Humble has only the graph's view
+            if topic in self._unmatched and (count() if count else offers):
                 print(f"found {topic}", flush=True)
-                del self._unmatched[topic]
+                self._unmatched.remove(topic)
         if not self._waiting:
             return
         known = dict(self._session.node.get_topic_names_and_types())
@@ -200,7 +220,8 @@ class _Recorder:
         subscription = self._session.node.create_subscription(
             kind, connection.topic, take, qos(reliable=reliable, latched=latched, depth=100), raw=True
         )
-        self._unmatched[connection.topic] = _Wanted(kind, connection, subscription, latched)
+        self._listening[connection.topic] = _Listening(kind, connection, subscription, latched)
+        self._unmatched.add(connection.topic)
 
     def _take(self, topic: str, connection: Connection, data: bytes) -> None:
         try:

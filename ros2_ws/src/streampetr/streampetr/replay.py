@@ -164,7 +164,7 @@ class _Player:
     def deliver(self) -> None:
         """Let the last messages arrive while the publishers still exist; name the topics of those that do not."""
         time.sleep(_FLIGHT_SECONDS)  # best-effort subscribers acknowledge nothing
-        late = self.publishers.undelivered(_DELIVERY_SECONDS)
+        late = self.publishers.undelivered(_DELIVERY_SECONDS, self.stop)
         if late:
             print(f"subscribers of {', '.join(late)} have not taken everything", file=sys.stderr)
 
