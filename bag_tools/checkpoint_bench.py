@@ -91,11 +91,8 @@ def score_checkpoint(
     blind = [item if item.boxes is None else replace(item, boxes=_bare(item.boxes)) for item in items]
     scores[NOT_TOLD] = judge(blind, "not_told", config, detections=False)
     for weight in lineages:
-        way, folder = (
-            ("lineage {0:g}", "lineage_{0:g}") if weight else ("tracker without lineage", "without_lineage")
-        )
-        other = replace(config, lineage=weight)
-        scores[way.format(weight)] = judge(items, folder.format(weight), other, detections=False)
+        way = f"lineage {weight:g}" if weight else "tracker without lineage"
+        scores[way] = judge(items, way.replace(" ", "_"), replace(config, lineage=weight), detections=False)
     forgetful = detect_source(shown(source, "without memory", len(source)), detector, remember=False)
     scores[FORGOTTEN] = judge(list(forgetful), "without_memory", config)
     with atomic_output(out / "scores.json", overwrite=True) as temporary:

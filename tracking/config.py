@@ -23,10 +23,11 @@ class ClassParameters:
         speed: standard deviation of a new track's unknown velocity, m/s.
         sideways: standard deviation of the speed across the heading, m/s, by which the motion of objects without a
             measured velocity is told from the errors of their boxes; 0 = they may move any way.
-        lateral: (constant, per metre of range) standard deviation across the viewing ray, m.
+        lateral: (constant, per metre of range) standard deviation across the viewing ray, m; it and `radial` count
+            where the detector tells no covariance of the place.
         radial: (constant, per metre of range) standard deviation along the viewing ray, m; depth is what cameras
             measure worst.
-        velocity_noise: standard deviation of a measured velocity, m/s; used where the detector gives one.
+        velocity_noise: standard deviation of a measured velocity, m/s, where the detector tells no covariance.
         merge: squared Mahalanobis distance below which two boxes of a class in one frame are one object seen twice
             along the viewing ray; 0 = never.
         gate: largest cost (squared Mahalanobis distance + log determinant) at which a box continues a track.
